@@ -1,0 +1,65 @@
+"""The command line. Each module adds its commands to `app`; heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from datamount import __version__
+from datamount.errors import DatamountError
+
+app = typer.Typer(
+    name="datamount",
+    help="Declared data and saved work for every notebook session.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"datamount {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+from datamount.cli import data, session, work  # noqa: E402  (they register on app)
+
+__all__ = ["app", "data", "main", "session", "work"]
+
+
+def main() -> None:
+    """Run the command line; our errors become one message on stderr and their exit code.
+
+    With --json among the arguments the error is the problem document, on stdout, as a program expects it.
+    """
+    try:
+        app()
+    except DatamountError as error:
+        if "--json" in sys.argv:
+            print(json.dumps(error.problem(), indent=1))
+        else:
+            print(f"datamount: {error.sentence()}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("DATAMOUNT_DEBUG"):
+            traceback.print_exc()
+        print(
+            f"datamount: an error that should not happen ({type(error).__name__}). "
+            "Please report it, with the output of the same command under DATAMOUNT_DEBUG=1.",
+            file=sys.stderr,
+        )
+        sys.exit(DatamountError.exit_code)

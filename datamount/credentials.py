@@ -1,0 +1,103 @@
+"""Where the secret behind a manifest's `credential: NAME` comes from.
+
+A manifest names a credential; the secret is never in the repo. On a laptop it is in the user's own file
+(`~/.config/datamount/credentials.yaml`, or $DATAMOUNT_CREDENTIALS), which must not be readable by others. In a
+pod it is a lease from the controller, which lives as long as the session.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import platformdirs
+import yaml
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+
+from datamount.errors import UsageError
+
+
+class Credential(BaseModel):
+    """A secret and where it is valid. Which fields are set depends on the source that uses it.
+
+    MySQL: `user`, `password` (and `host`, `port` where the operator redirects a course to a replica). S3 and Quilt:
+    `access_key_id`, `secret_access_key`, `session_token`, `endpoint_url`, `region`, or `profile` (of the AWS
+    configuration). Pachyderm: `address` (grpc://host:port), `token`. URL: `token` (sent as Bearer) or
+    `user` + `password`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    user: str | None = None
+    password: SecretStr | None = None
+    host: str | None = None
+    port: int | None = None
+    access_key_id: str | None = None
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    address: str | None = None
+    token: SecretStr | None = None
+    expires: datetime | None = None
+
+
+class Credentials(Protocol):
+    """A source of credentials by name."""
+
+    def get(self, name: str, *, dataset: str) -> Credential:
+        """The credential, or Refused with the sentence that tells who can give it."""
+
+
+class FileCredentials:
+    """Credentials from a YAML file of `name: {field: value}`; read once, on first use."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or default_path()
+        self._all: dict[str, Credential] | None = None
+
+    def get(self, name: str, *, dataset: str) -> Credential:
+        from datamount.errors import Refused
+
+        found = self._load().get(name)
+        if found is None:
+            raise Refused(
+                f'dataset "{dataset}": there is no credential "{name}" on this machine.',
+                hint=f"Add it to {self.path} (`{name}: {{user: …, password: …}}`), readable by you alone.",
+                who="you",
+            )
+        return found
+
+    def _load(self) -> dict[str, Credential]:
+        if self._all is not None:
+            return self._all
+        self._all = {}
+        if not self.path.exists():
+            return self._all
+        if os.name == "posix" and self.path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise UsageError(
+                f"the credentials file {self.path} can be read by other users of this machine.",
+                hint=f"Run: chmod 600 {self.path}",
+                who="you",
+            )
+        try:
+            loaded = yaml.safe_load(self.path.read_text(encoding="utf-8")) or {}
+            self._all = {str(name): Credential.model_validate(value) for name, value in loaded.items()}
+        except (yaml.YAMLError, ValidationError, AttributeError):
+            # The text of these errors repeats the file's content, so it is not passed on.
+            raise UsageError(
+                f"the credentials file {self.path} is not a YAML mapping of name: {{field: value}}.",
+                hint=f"Fields: {', '.join(Credential.model_fields)}.",
+                who="you",
+            ) from None
+        return self._all
+
+
+def default_path() -> Path:
+    """$DATAMOUNT_CREDENTIALS, else credentials.yaml in the user's configuration folder."""
+    named = os.environ.get("DATAMOUNT_CREDENTIALS")
+    return Path(named) if named else platformdirs.user_config_path("datamount") / "credentials.yaml"

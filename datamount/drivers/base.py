@@ -1,0 +1,135 @@
+"""The seam between the fetch engine and the sources.
+
+A driver answers four questions about one dataset and does nothing else: *resolve* (which exact version?),
+*plan* (which objects, with what size and digest?), *open* (the bytes of one object) and *connect* (which
+connection file and variables?). It raises our errors by the SDK's error type or code, it never retries (the
+engine does, with jitter and a budget), and it never writes a file: the engine owns the disk.
+
+A driver is used from several threads at once after `resolve` and `plan` have returned; `open` must be safe
+for that. Modules of SDKs are imported inside the driver modules, which are imported only when a manifest
+names their source, so that an init container pays for what it uses.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+from datamount.credentials import Credential
+from datamount.errors import UsageError
+from datamount.manifest import Dataset, Source
+
+Pin = Mapping[str, Any]
+"""What a source resolved to, as plain JSON: {"top_hash": …}, {"commit": …}, {"version_id": …}. Kept in the lock."""
+
+S = TypeVar("S", bound=Source)
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A digest that the source or the lock promises. `value` is lower-case hex.
+
+    Algorithms: "sha256"; "md5" (an S3 ETag of a single-part object, or Content-MD5); "sha2-256-chunked" as
+    Quilt computes it (8 MiB parts, hash of the parts' hashes).
+    """
+
+    algorithm: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One object to deliver, at `path` below the dataset's folder.
+
+    `identity` names the exact version at the source (ETag, VersionId, digest, commit…): the same path with
+    the same identity needs no second transfer. `size` is None where the source cannot tell before the bytes
+    are read (a table). `ref` is the driver's own, JSON-able: what `open` needs and the lock keeps.
+    """
+
+    path: str
+    size: int | None
+    identity: str
+    digest: Digest | None = None
+    ref: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What a dataset hands to programs besides files.
+
+    `files` are written below the run folder with mode 0600 (`{"mysql/mimic2.cnf": "[client]…"}`). `variables`
+    may hold `{run}`, replaced by the run folder's path.
+    """
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+class Driver(ABC, Generic[S]):
+    """One dataset's source, opened with its credential. Closed by the engine when the dataset is done."""
+
+    supports_ranges: ClassVar[bool] = False
+    """Whether `open` honours `start` and `stop`, so that large objects may be read in parts and resumed."""
+
+    def __init__(self, name: str, dataset: Dataset, source: S, credential: Credential | None) -> None:
+        self.name = name
+        self.dataset = dataset
+        self.source = source
+        self.credential = credential
+
+    @abstractmethod
+    def resolve(self, pin: Pin | None = None) -> Pin:
+        """The exact version to deliver: what the manifest asks for, or `pin` (of the lock), checked to exist still.
+
+        Raises NotFound, Refused, Unavailable; VerificationFailed where the source shows that the pin drifted.
+        """
+
+    @abstractmethod
+    def plan(self, pin: Pin) -> Iterable[Item]:
+        """The objects of that version; may stream. Paths are relative, normal and inside the folder (`safe_path`)."""
+
+    @abstractmethod
+    def open(self, item: Item, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
+        """The bytes of one object, from `start` up to before `stop`, in chunks of the driver's liking.
+
+        The iterator is closed by the caller (generators: `finally` runs). Raises as `resolve` does; errors
+        that may pass are `transient`.
+        """
+
+    def connect(self) -> Connection:
+        """Connection files and variables beyond <NAME>_PATH. Does not need the network."""
+        return Connection()
+
+    def close(self) -> None:
+        """Let go of connections. May be called twice."""
+
+
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def safe_path(key: str, *, dataset: str) -> str:
+    """`key` as a relative path that stays inside the dataset's folder, or UsageError naming key and rule.
+
+    The rule for keys of all sources: `/` separates; empty, `.` and `..` parts, control characters and parts
+    over 255 bytes are refused (never renamed: a silent rename could hide one object behind another).
+    """
+    parts = key.split("/")
+    shown = key if not _FORBIDDEN.search(key) else ascii(key)
+    if any(part in ("", ".", "..") for part in parts):
+        raise UsageError(
+            f'dataset "{dataset}": the key {shown!r} has an empty, "." or ".." part and cannot become a file.',
+            hint="Leave it out with `exclude`, or rename it at the source.",
+            who="the course's author",
+        )
+    if _FORBIDDEN.search(key) or any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts):
+        raise UsageError(
+            f'dataset "{dataset}": the key {shown!r} has a control character or a part over 255 bytes.',
+            hint="Leave it out with `exclude`, or rename it at the source.",
+            who="the course's author",
+        )
+    return key
