@@ -1,0 +1,47 @@
+# Everything a person runs: `make demo` and `make test`. Both set up what they need and work in a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test test-slow check bench clean setup debian labextension
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "datamount needs Python 3.11 or newer; set PYTHON=…"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { sh tests/debian.sh python3-venv && $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.installed debian labextension ## Install everything that demo and test use
+
+debian: ## Debian packages of the test servers and the browser (root or sudo; else names the command)
+	@sh tests/debian.sh
+
+labextension: $(VENV)/.installed ## Build the JupyterLab extension (Node from the registry where it is missing)
+	@sh sidecar/jupyter/build.sh $(BIN)
+
+demo: setup ## The whole path on real local servers; CHECK=1 runs it headless and prints what happened
+	@$(BIN)/python tests/demo.py $(if $(CHECK),--check)
+
+test: setup ## All quick tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+test-slow: setup ## The long suites: faults, crashes, models, pods
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m slow $(ARGS)
+
+check: $(VENV)/.installed ## Style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## Benchmarks beside the peers; writes docs/benchmarks.md
+	$(BIN)/python -m tests.bench $(ARGS)
+
+clean: ## Remove what the commands above made
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache tests/output build dist
+	rm -rf sidecar/jupyter/lab/node_modules sidecar/jupyter/lab/lib sidecar/jupyter/labextension
