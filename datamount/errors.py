@@ -24,7 +24,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-Who = Literal["you", "the course's author", "the hub's operator", "the data's owner", "the developers of datamount"]
+Who = Literal[
+    "you", "the course's author", "the hub's operator", "the data's owner", "the developers of datamount"
+]
 
 
 class DatamountError(Exception):
@@ -112,7 +114,10 @@ class ManifestError(UsageError):
         super().__init__(lines, hint="Mend the file and run `datamount validate`.", who="the course's author")
 
     def problem(self) -> dict[str, Any]:
-        faults = [{"line": f.line, "column": f.column, "key": f.key, "detail": f.message, "hint": f.hint} for f in self.faults]
+        faults = [
+            {"line": f.line, "column": f.column, "key": f.key, "detail": f.message, "hint": f.hint}
+            for f in self.faults
+        ]
         return super().problem() | {"errors": faults}
 
 
@@ -171,4 +176,8 @@ def from_problem(document: Mapping[str, Any]) -> DatamountError:
             break
     else:
         kind = DatamountError
-    return kind(str(document.get("detail", document.get("title", ""))), hint=str(document.get("hint", "")), who=document.get("who"))
+    return kind(
+        str(document.get("detail", document.get("title", ""))),
+        hint=str(document.get("hint", "")),
+        who=document.get("who"),
+    )

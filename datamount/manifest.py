@@ -22,7 +22,9 @@ class Strict(BaseModel):
 class Source(Strict):
     """What every source has."""
 
-    credential: CredentialName | None = Field(None, description="Name of a credential that the operator keeps; never the secret itself.")
+    credential: CredentialName | None = Field(
+        None, description="Name of a credential that the operator keeps; never the secret itself."
+    )
 
 
 class Table(Strict):
@@ -54,7 +56,9 @@ class Pachyderm(Source):
     branch: str | None = Field(None, description='"master" where neither branch nor commit is given.')
     commit: str | None = None
     path: str = "/"
-    address: str | None = Field(None, description="grpc://host:port; else the credential's, else PACHD_ADDRESS or PACH_CONFIG.")
+    address: str | None = Field(
+        None, description="grpc://host:port; else the credential's, else PACHD_ADDRESS or PACH_CONFIG."
+    )
 
 
 class S3(Source):
@@ -80,7 +84,9 @@ class Dataset(Strict):
     license: str | None = None
     citation: str | None = None
     optional: bool = False
-    when: Literal["start", "background"] = Field("start", description='"background": do not wait for it before the notebook opens.')
+    when: Literal["start", "background"] = Field(
+        "start", description='"background": do not wait for it before the notebook opens.'
+    )
     live: bool = Field(False, description="Never pinned by the lock: deliver what is there today.")
     credential: CredentialName | None = Field(None, description="For a url source.")
     mysql: MySQL | None = None
@@ -98,16 +104,24 @@ class Dataset(Strict):
     @property
     def source(self) -> Source:
         found: Any = getattr(self, self.kind)
-        return URL(url=found, sha256=self.sha256, credential=self.credential) if isinstance(found, str) else found
+        return (
+            URL(url=found, sha256=self.sha256, credential=self.credential)
+            if isinstance(found, str)
+            else found
+        )
 
     @model_validator(mode="after")
     def _one_source(self) -> Dataset:
         given = [kind for kind in SOURCES if getattr(self, kind) is not None]
         if len(given) != 1:
-            raise ValueError(f"needs exactly one of {', '.join(SOURCES)}; it has {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"needs exactly one of {', '.join(SOURCES)}; it has {' and '.join(given) or 'none'}"
+            )
         for key in ("sha256", "credential"):
             if self.url is None and getattr(self, key) is not None:
-                raise ValueError(f"{key} belongs to a url source; a {given[0]} source has its own settings inside")
+                raise ValueError(
+                    f"{key} belongs to a url source; a {given[0]} source has its own settings inside"
+                )
         return self
 
 
@@ -117,7 +131,9 @@ SOURCES = ("mysql", "quilt", "pachyderm", "s3", "url")
 class Save(Strict):
     """How the student's work is kept."""
 
-    exclude: list[str] = Field(default_factory=list, description="gitignore patterns, beside the built-in ones.")
+    exclude: list[str] = Field(
+        default_factory=list, description="gitignore patterns, beside the built-in ones."
+    )
     max_size: str | int | None = Field(None, description='Upper bound of one version, such as "500 MB".')
 
 

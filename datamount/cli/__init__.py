@@ -30,13 +30,17 @@ def _version(value: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     pass
 
 
-from datamount.cli import data, session, work  # noqa: E402  (they register on app)
+from datamount.cli import data, manifest, session, work  # noqa: E402  (they register on app)
 
-__all__ = ["app", "data", "main", "session", "work"]
+__all__ = ["app", "data", "main", "manifest", "session", "work"]
 
 
 def main() -> None:
