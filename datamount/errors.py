@@ -24,9 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-Who = Literal[
-    "you", "the course's author", "the hub's operator", "the data's owner", "the developers of datamount"
-]
+Who = Literal["you", "the course's author", "the hub's operator", "the data's owner", "the developers of datamount"]
 
 
 class DatamountError(Exception):
@@ -115,8 +113,7 @@ class ManifestError(UsageError):
 
     def problem(self) -> dict[str, Any]:
         faults = [
-            {"line": f.line, "column": f.column, "key": f.key, "detail": f.message, "hint": f.hint}
-            for f in self.faults
+            {"line": f.line, "column": f.column, "key": f.key, "detail": f.message, "hint": f.hint} for f in self.faults
         ]
         return super().problem() | {"errors": faults}
 

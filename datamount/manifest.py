@@ -104,24 +104,16 @@ class Dataset(Strict):
     @property
     def source(self) -> Source:
         found: Any = getattr(self, self.kind)
-        return (
-            URL(url=found, sha256=self.sha256, credential=self.credential)
-            if isinstance(found, str)
-            else found
-        )
+        return URL(url=found, sha256=self.sha256, credential=self.credential) if isinstance(found, str) else found
 
     @model_validator(mode="after")
     def _one_source(self) -> Dataset:
         given = [kind for kind in SOURCES if getattr(self, kind) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"needs exactly one of {', '.join(SOURCES)}; it has {' and '.join(given) or 'none'}"
-            )
+            raise ValueError(f"needs exactly one of {', '.join(SOURCES)}; it has {' and '.join(given) or 'none'}")
         for key in ("sha256", "credential"):
             if self.url is None and getattr(self, key) is not None:
-                raise ValueError(
-                    f"{key} belongs to a url source; a {given[0]} source has its own settings inside"
-                )
+                raise ValueError(f"{key} belongs to a url source; a {given[0]} source has its own settings inside")
         return self
 
 
@@ -131,13 +123,11 @@ SOURCES = ("mysql", "quilt", "pachyderm", "s3", "url")
 class Save(Strict):
     """How the student's work is kept."""
 
-    exclude: list[str] = Field(
-        default_factory=list, description="gitignore patterns, beside the built-in ones."
-    )
+    exclude: list[str] = Field(default_factory=list, description="gitignore patterns, beside the built-in ones.")
     max_size: str | int | None = Field(None, description='Upper bound of one version, such as "500 MB".')
 
 
 class Manifest(Strict):
     version: Literal[1]
     datasets: dict[DatasetName, Dataset] = Field(default_factory=dict)
-    save: Save = Field(default_factory=Save)
+    save: Save = Field(default_factory=lambda: Save(max_size=None))
