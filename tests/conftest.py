@@ -1,0 +1,52 @@
+"""Fixtures that every test may ask for: real servers, one of each a test process, started when first wanted.
+
+With pytest-xdist each worker has its own. A test that takes a server away starts one for itself
+(`with servers.S3Server() as s3`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[servers.S3Server]:
+    """A running S3 server (SeaweedFS)."""
+    yield from servers.running(servers.S3Server())
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[servers.MariaDBServer]:
+    """A running, private MariaDB."""
+    yield from servers.running(servers.MariaDBServer())
+
+
+@pytest.fixture(scope="session")
+def http() -> Iterator[servers.HTTPServer]:
+    """A running HTTP server of an empty folder (`http.root`), with range support."""
+    yield from servers.running(servers.HTTPServer())
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or writes the configuration of the person who runs it."""
+    home = tmp_path_factory.mktemp("home")
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "PACH", "DATAMOUNT_", "QUILT_")) and name != "DATAMOUNT_REQUIRE_ALL":
+            monkeypatch.delenv(name)
+    for name, folder in (
+        ("HOME", home),
+        ("XDG_CONFIG_HOME", home / ".config"),
+        ("XDG_DATA_HOME", home / ".local/share"),
+        ("XDG_CACHE_HOME", home / ".cache"),
+    ):
+        monkeypatch.setenv(name, str(folder))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("QUILT_DISABLE_USAGE_METRICS", "true")
+    return home
