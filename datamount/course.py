@@ -91,9 +91,16 @@ def open_course(source: str, into: Path | None = None) -> Course:
         return read_course(folder)
     url, ref = split_ref(source)
     _check_url(url)
-    target = into if into is not None else Path(tempfile.mkdtemp(prefix="datamount-course-")) / _last_part(url)
-    _clone(url, ref, target)
-    return read_course(target, url)
+    if into is not None:
+        _clone(url, ref, into)
+        return read_course(into, url)
+    parent = Path(tempfile.mkdtemp(prefix="datamount-course-"))
+    try:
+        _clone(url, ref, parent / _last_part(url))
+        return read_course(parent / _last_part(url), url)
+    except BaseException:
+        shutil.rmtree(parent, ignore_errors=True)
+        raise
 
 
 def read_course(folder: Path, url: str | None = None) -> Course:
@@ -117,6 +124,9 @@ def read_course(folder: Path, url: str | None = None) -> Course:
             hint=hint,
             who="the course's author",
         )
+    if not place.resolve().is_relative_to(folder):
+        # A link out of the repo would read, and quote in messages, a file of the person who opens the course.
+        raise ManifestError(str(place), [Fault("the file is a link that leads out of the course.")])
     manifest = load_manifest(place)
     origin = url or _git(folder, "config", "--get", "remote.origin.url")
     repo_url = normalise_url(origin) if origin else None
@@ -291,8 +301,8 @@ def _clone(url: str, ref: str | None, target: Path) -> None:
 
 
 def _clone_error(url: str, ref: str | None, stderr: str) -> Unavailable:
-    lines = [line for line in stderr.strip().splitlines() if line.strip()]
-    said = _without_userinfo(lines[-1] if lines else "no reason given").removeprefix("fatal: ")
+    lines = [line for line in stderr.splitlines() if line.startswith(("fatal: ", "ERROR: ", "error: "))]
+    said = _without_userinfo(lines[0].partition(": ")[2] if lines else "no reason given").rstrip(".")
     shown = _without_userinfo(url)
     if "couldn't find remote ref" in stderr or "not our ref" in stderr or "no such remote ref" in stderr:
         return NotFound(f'"{shown}" has no branch, tag or commit "{ref or "HEAD"}".', hint="Check the ref.", who="you")
