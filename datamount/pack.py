@@ -1,0 +1,215 @@
+"""Turns the content of files into objects: small ones together into bundles, large ones alone, compressed where it pays.
+
+Runs as a bounded pipeline: workers read, hash and compress; bundles upload while the next one fills; at most
+`_WINDOW` files and `_UPLOADS` bundles are held in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+import zipfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import zstandard
+
+from datamount.objectstore import Body, ObjectStore
+from datamount.scan import FileChanged, Patience, Reading, VerifiedFile, printable, read_file
+from datamount.versionfile import Encoding, Location
+
+SMALL = 4 << 20
+"""Bytes; larger files become objects of their own."""
+BUNDLE = 8 << 20
+"""Bytes; a bundle is closed when it holds this much, so that none exceeds BUNDLE + SMALL."""
+_LEVEL = 3
+_WORTH = 0.95
+"""A compressed form larger than this share of the file is not kept: reading it raw is simpler and as cheap."""
+_SAMPLE = 1 << 20
+_READERS = 4
+_WINDOW = 16
+_UPLOADS = 4
+_ZIP_HEADER = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A file that was read: its hash and stat, and a warning when it did not hold still."""
+
+    path: str
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    reading: Reading
+    encoding: Encoding = "raw"
+    stored: bytes | None = None
+
+
+@dataclass
+class Packer:
+    """Uploads what `locations` does not know yet, below `prefix` of `store`, and adds it there."""
+
+    store: ObjectStore
+    prefix: str
+    root: Path
+    locations: dict[str, Location]
+    objects: int = 0
+    uploaded: int = 0
+    unread: dict[str, str] = field(default_factory=dict)
+    """Files that could not be read: path → reason."""
+    leave: Mapping[str, str] = field(default_factory=dict)
+    """Files that need no object while they have this digest."""
+    _pending: list[tuple[str, Encoding, bytes]] = field(default_factory=list)
+    _waiting: set[str] = field(default_factory=set)
+
+    def pack(self, paths: Iterable[str]) -> Iterator[Packed]:
+        """Read each file and store it. When this ends, all uploads are durable; when it raises, some may be."""
+        patience = Patience()
+        with ExitStack() as stack:
+            readers = stack.enter_context(ThreadPoolExecutor(_READERS, thread_name_prefix="save-read"))
+            uploads = _Uploads(stack.enter_context(ThreadPoolExecutor(_UPLOADS, thread_name_prefix="save-put")))
+            window: deque[tuple[str, Future[_Prepared]]] = deque()
+            stack.callback(lambda: [f.cancel() for _, f in window])
+            for path in paths:
+                window.append((path, readers.submit(self._prepare, path, patience)))
+                if len(window) >= _WINDOW:
+                    yield from self._take(*window.popleft(), uploads, patience)
+            while window:
+                yield from self._take(*window.popleft(), uploads, patience)
+            self._flush(uploads)
+            uploads.wait()
+
+    def _prepare(self, path: str, patience: Patience) -> _Prepared:
+        reading = read_file(self.root, path, SMALL, patience)
+        if reading.data is None or self._has(path, reading.sha256):
+            return _Prepared(reading)
+        squeezed = zstandard.ZstdCompressor(level=_LEVEL).compress(reading.data)
+        if len(squeezed) < len(reading.data) * _WORTH:
+            return _Prepared(reading, "zstd", squeezed)
+        return _Prepared(reading, "raw", reading.data)
+
+    def _take(self, path: str, future: Future[_Prepared], uploads: _Uploads, patience: Patience) -> Iterator[Packed]:
+        try:
+            prepared = future.result()
+        except OSError as error:
+            self.unread[path] = error.strerror or str(error)
+            return
+        reading = prepared.reading
+        if not self._has(path, reading.sha256):
+            if prepared.stored is None:
+                reading = self._large(path, reading, patience)
+            else:
+                self._pending.append((reading.sha256, prepared.encoding, prepared.stored))
+                self._waiting.add(reading.sha256)
+                if sum(len(stored) for _, _, stored in self._pending) >= BUNDLE:
+                    self._flush(uploads)
+        # The bytes are in the bundle; holding them here too would double the memory.
+        yield Packed(path, replace(reading, data=None))
+
+    def _has(self, path: str, sha256: str) -> bool:
+        return sha256 in self.locations or sha256 in self._waiting or self.leave.get(path) == sha256
+
+    def _flush(self, uploads: _Uploads) -> None:
+        if not self._pending:
+            return
+        body, places = bundle(self._pending)
+        key = f"bundles/{hashlib.sha256(body).hexdigest()}.zip"
+        for sha256, encoding, offset, length in places:
+            self.locations[sha256] = Location(key, offset, length, encoding)
+        self._pending.clear()
+        self._count(len(body))
+        uploads.submit(self.store, self.prefix + key, body)
+
+    def _large(self, path: str, reading: Reading, patience: Patience) -> Reading:
+        """Store a large file as an object of its own, under the hash of exactly the bytes that went up."""
+        for _ in range(3):
+            try:
+                self._put_large(self.root / path, reading.sha256)
+            except FileChanged:
+                reading = read_file(self.root, path, 0, patience)
+                if self._has(path, reading.sha256):
+                    return reading
+            else:
+                return reading
+        with tempfile.NamedTemporaryFile(prefix="datamount-") as copy:
+            digest = hashlib.sha256()
+            with (self.root / path).open("rb") as file:
+                while chunk := file.read(_SAMPLE):
+                    digest.update(chunk)
+                    copy.write(chunk)
+            copy.flush()
+            size = copy.tell()
+            if not self._has(path, digest.hexdigest()):
+                self._put_large(Path(copy.name), digest.hexdigest())
+        warning = f"{printable(path)} was being written while it was saved"
+        return Reading(reading.stat, size, digest.hexdigest(), None, 0, warning)
+
+    def _put_large(self, full: Path, sha256: str) -> None:
+        verified = VerifiedFile(full, sha256)
+        if not _compressible(full):
+            self._put_blob(f"blobs/{sha256}", verified, full.stat().st_size, "raw", sha256)
+            return
+        with tempfile.NamedTemporaryFile(prefix="datamount-") as squeezed:
+            with zstandard.ZstdCompressor(level=_LEVEL).stream_writer(squeezed, closefd=False) as writer:
+                for chunk in verified:
+                    writer.write(chunk)
+            squeezed.flush()
+            self._put_blob(f"blobs/{sha256}.zst", Path(squeezed.name), squeezed.tell(), "zstd", sha256)
+
+    def _put_blob(self, key: str, body: Body, size: int, encoding: Encoding, sha256: str) -> None:
+        self.store.put(self.prefix + key, body)
+        self.locations[sha256] = Location(key, 0, size, encoding)
+        self._count(size)
+
+    def _count(self, size: int) -> None:
+        self.objects += 1
+        self.uploaded += size
+
+
+class _Uploads:
+    """Puts under way, at most `_UPLOADS`; the first failure is raised at the next call."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._running: deque[Future[None]] = deque()
+
+    def submit(self, store: ObjectStore, key: str, body: bytes) -> None:
+        while len(self._running) >= _UPLOADS:
+            self._running.popleft().result()
+        self._running.append(self._pool.submit(store.put, key, body))
+
+    def wait(self) -> None:
+        while self._running:
+            self._running.popleft().result()
+
+
+def bundle(files: Iterable[tuple[str, Encoding, bytes]]) -> tuple[bytes, list[tuple[str, Encoding, int, int]]]:
+    """A standard zip of stored entries named by digest (`.zst` where compressed), and where each one's bytes are.
+
+    The same files make the same bytes: times are fixed at the zip epoch.
+    """
+    buffer = io.BytesIO()
+    places: list[tuple[str, Encoding, int, int]] = []
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for sha256, encoding, stored in files:
+            name = sha256 + (".zst" if encoding == "zstd" else "")
+            info = zipfile.ZipInfo(name)
+            archive.writestr(info, stored)
+            places.append((sha256, encoding, info.header_offset + _ZIP_HEADER + len(name), len(stored)))
+    return buffer.getvalue(), places
+
+
+def _compressible(full: Path) -> bool:
+    """Whether the first and the middle MiB shrink enough to be worth compressing the whole."""
+    with full.open("rb") as file:
+        sample = file.read(_SAMPLE)
+        file.seek(full.stat().st_size // 2)
+        sample += file.read(_SAMPLE)
+    return len(zstandard.ZstdCompressor(level=1).compress(sample)) < len(sample) * _WORTH
