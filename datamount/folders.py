@@ -1,0 +1,115 @@
+"""The dataset's folder, walked without ever following a link out of it.
+
+Every step is relative to an open folder and refuses symbolic links (openat with O_NOFOLLOW), so that neither a link
+that was there before nor one put there meanwhile leads a write, a rename or a removal elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from datamount.errors import Unavailable
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Folder:
+    """A folder below the data folder. `replaceable` says which of the files in it are ours to remove."""
+
+    def __init__(self, root: Path, name: str, replaceable: Callable[[str], bool] = lambda _path: False) -> None:
+        self.root = root
+        self.name = name
+        self._replaceable = replaceable
+
+    @contextlib.contextmanager
+    def parent(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """An open descriptor of the folder that holds `path`, and the last part of `path`.
+
+        With `make`, missing folders are made, and a link or a replaceable file that stands where a folder must be is
+        removed; anything else there raises Unavailable. Without, FileNotFoundError or NotADirectoryError as found.
+        """
+        *folders, last = path.split("/")
+        handle = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            walked = ""
+            for depth, part in enumerate([*self.name.split("/"), *folders]):
+                walked = f"{walked}/{part}" if depth >= len(self.name.split("/")) else ""
+                inner = self._enter(handle, part, walked.lstrip("/"), make)
+                os.close(handle)
+                handle = inner
+            yield handle, last
+        finally:
+            os.close(handle)
+
+    def stat(self, path: str) -> os.stat_result | None:
+        """The status of the regular file at `path`; None for anything else, a link included."""
+        try:
+            with self.parent(path) as (folder, last):
+                found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno == 40:  # ELOOP: a link among the folders
+                return None
+            raise
+        return found if stat.S_ISREG(found.st_mode) else None
+
+    def open(self, path: str) -> int:
+        """A descriptor to read the file at `path`."""
+        with self.parent(path) as (folder, last):
+            return os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+
+    def place(self, source_folder: int, source: str, path: str) -> None:
+        """Rename `source` (in another open folder of the same file system) to `path`, over what is there."""
+        with self.parent(path, make=True) as (folder, last):
+            try:
+                os.rename(source, last, src_dir_fd=source_folder, dst_dir_fd=folder)
+            except IsADirectoryError as error:
+                try:
+                    os.rmdir(last, dir_fd=folder)
+                except OSError:
+                    raise self._in_the_way(path) from error
+                os.rename(source, last, src_dir_fd=source_folder, dst_dir_fd=folder)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, and the folders above it that are empty then. No error when it is not there."""
+        try:
+            with self.parent(path) as (folder, last):
+                os.unlink(last, dir_fd=folder)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return
+        while "/" in path:
+            path = path.rpartition("/")[0]
+            try:
+                with self.parent(path) as (folder, last):
+                    os.rmdir(last, dir_fd=folder)
+            except OSError:
+                return
+
+    def _enter(self, handle: int, part: str, walked: str, make: bool) -> int:
+        try:
+            return os.open(part, _FOLDER, dir_fd=handle)
+        except FileNotFoundError:
+            if not make:
+                raise
+        except OSError:
+            if not make:
+                raise
+            found = os.stat(part, dir_fd=handle, follow_symlinks=False)
+            if not stat.S_ISLNK(found.st_mode) and not self._replaceable(walked):
+                raise self._in_the_way(walked) from None
+            os.unlink(part, dir_fd=handle)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(part, 0o755, dir_fd=handle)
+        return os.open(part, _FOLDER, dir_fd=handle)
+
+    def _in_the_way(self, path: str) -> Unavailable:
+        return Unavailable(
+            f'dataset "{self.name}": {self.root / self.name / path} is in the way; it is not from this dataset.',
+            hint="Move it away and fetch again.",
+            who="you",
+        )

@@ -1,0 +1,76 @@
+"""When the engine tries again: only for errors that say they may pass, within a budget for each dataset."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from datamount.errors import DatamountError, Unavailable
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Seconds and counts. `attempts` is for one call or object; `seconds` of waiting and `retries` for the dataset."""
+
+    attempts: int = 6
+    retries: int = 60
+    seconds: float = 300.0
+    base: float = 0.2
+    cap: float = 20.0
+    longest_retry_after: float = 60.0
+
+
+class Budget:
+    """What a dataset may still spend on retries; shared by all threads that work for it."""
+
+    def __init__(self, policy: Policy, stop: threading.Event) -> None:
+        self.policy = policy
+        self.stop = stop
+        self._retries = 0
+        self._deadline: float | None = None
+        self._mutex = threading.Lock()
+
+    def call(self, action: Callable[[], T]) -> T:
+        """The action's result; it is called again after transient errors, after a wait with full jitter.
+
+        The error that ends it is raised as it was. A Retry-After is waited for, unless it is longer than the policy
+        allows, which ends it.
+        """
+        attempt = 0
+        while True:
+            try:
+                return action()
+            except DatamountError as error:
+                attempt += 1
+                pause = self._pause(error, attempt)
+                if pause is None or self.stop.wait(pause):
+                    raise
+
+    def _pause(self, error: DatamountError, attempt: int) -> float | None:
+        """Seconds to wait before the next attempt, or None to give up. The clock starts at the first error."""
+        policy = self.policy
+        if not error.transient or attempt >= policy.attempts or self.stop.is_set():
+            return None
+        if error.retry_after is not None and error.retry_after > policy.longest_retry_after:
+            return None
+        pause = random.uniform(0, min(policy.cap, policy.base * 2 ** (attempt - 1)))  # noqa: S311
+        pause = max(pause, error.retry_after or 0.0)
+        with self._mutex:
+            now = time.monotonic()
+            if self._deadline is None:
+                self._deadline = now + policy.seconds
+            if self._retries >= policy.retries or now + pause > self._deadline:
+                return None
+            self._retries += 1
+        return pause
+
+
+def stopped(dataset: str) -> Unavailable:
+    """The error of work that was left because the fetch is being stopped."""
+    return Unavailable(f'dataset "{dataset}": the fetch was stopped.', hint="Run it again: it goes on from here.")
