@@ -39,7 +39,10 @@ def interactive(console: Console, *, port: int | None, browser: bool) -> int:
     """Run the demo until Ctrl-C; the exit code of `datamount up`."""
     with Site(FOLDER, keep_store=True, say=lambda line: console.print(f"[dim]{line}")) as site:
         course = FOLDER / "course"
-        site.write_course(course)
+        if course.exists():
+            site.write_manifest(course)  # and not the rest: there may be work in it
+        else:
+            site.write_course(course)
         environment = site.environment() | {"DATAMOUNT_HOME": str(FOLDER / "home")}
         datamount("lock", course, env=environment)
         console.print(f"The course: {course}   Saved work: {site.store}")
@@ -118,6 +121,8 @@ def main() -> int:
     except (Missing, ServerFailed, SessionFailed) as error:
         console.print(f"The demo cannot start: {error}", markup=False, highlight=False)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -115,8 +115,12 @@ class Site:
     def write_course(self, target: Path) -> Path:
         """A fresh copy of the example at `target` (which must not exist), with the addresses of these servers."""
         shutil.copytree(EXAMPLE, target, ignore=NOT_THE_COURSE)
-        manifest = target / "binder" / "datamount.yaml"
-        text = manifest.read_text(encoding="utf-8")
+        self.write_manifest(target)
+        return target
+
+    def write_manifest(self, target: Path) -> None:
+        """Only the manifest of a copy, for servers that listen elsewhere than at its last launch."""
+        text = (EXAMPLE / "binder" / "datamount.yaml").read_text(encoding="utf-8")
         for example, local in (
             ("host: db.example.edu\n", f"host: {self.mysql.host}\n"),
             ("port: 3306\n", f"port: {self.mysql.port}\n"),
@@ -126,8 +130,7 @@ class Site:
         ):
             assert example in text, f"the example's manifest no longer says {example!r}"
             text = text.replace(example, local)
-        manifest.write_text(text, encoding="utf-8")
-        return target
+        (target / "binder" / "datamount.yaml").write_text(text, encoding="utf-8")
 
     def _start(self) -> None:
         generate, loaders = example_module("generate"), example_module("loaders")
