@@ -79,28 +79,23 @@ class Site:
         self._kept = folder / "s3" if keep_store else None
 
     def __enter__(self) -> Site:
-        try:
-            self._start()
-        except BaseException:
-            self.close()
-            raise
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def start(self) -> None:
+        """Start and load every server. Raises servers.Missing or servers.ServerFailed; none is left running then."""
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
     def close(self) -> None:
         """Stop the servers and remove their temporary folders."""
         self._stack.close()
-
-    @property
-    def processes(self) -> list[int]:
-        """The processes of the servers."""
-        return [s.process.pid for s in self._servers if s.process is not None]
-
-    @property
-    def _servers(self) -> tuple[servers.Server, ...]:
-        return (self.mysql, self.s3, self.pachyderm, self.web)
 
     @property
     def store(self) -> str:
