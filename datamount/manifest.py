@@ -72,7 +72,7 @@ _SECRET_QUERY = re.compile(r"[?&](x-amz-signature|x-amz-security-token|x-goog-si
 
 def _without_secret(value: str) -> str:
     """Refuse a URL (or a chain of them) that carries a password, or a signature that works as one."""
-    for scheme, authority in _AUTHORITY.findall(value):
+    for scheme, authority in (found for link in value.split("::") for found in _AUTHORITY.findall(link)):
         userinfo, at, _ = authority.rpartition("@")
         # A user name alone is an address (sftp://user@host), except where programs take it for a token.
         if at and (":" in userinfo or scheme.lower() in ("http", "https", "grpc", "grpcs", "s3")):
