@@ -24,7 +24,7 @@ from datamount.manifest_file import load_manifest
 CLONE_SECONDS = 300
 """A clone that takes longer is given up; courses are notebooks, their data is elsewhere."""
 
-_SCP = re.compile(r"^(?:[\w.-]+@)?(?P<host>[A-Za-z0-9][A-Za-z0-9.-]+):(?!//)(?P<path>[^\\]+)$")
+_SCP = re.compile(r"^(?:[\w.-]+@)?(?P<host>[A-Za-z0-9][A-Za-z0-9.-]+):(?!//|:)(?P<path>[^\\]+)$")
 _REF = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/+-]*$")
 _SCHEMES = ("https", "http", "ssh", "git", "file")
 
@@ -193,7 +193,12 @@ def _is_url(source: str) -> bool:
 def _check_url(url: str) -> None:
     """UsageError unless git may be given this URL: a known scheme, no remote helper, no option, no password."""
     scheme = url.partition("://")[0].lower() if "://" in url else "ssh" if _SCP.match(url) else ""
-    if url.startswith("-") or scheme not in _SCHEMES or re.search(r"[\x00-\x20\x7f]", url):
+    if (
+        url.startswith("-")
+        or "::" in url.partition("/")[0]
+        or scheme not in _SCHEMES
+        or re.search(r"[\x00-\x20\x7f]", url)
+    ):
         raise UsageError(
             f'"{_without_userinfo(url)}" is not a URL that a course may be cloned from.',
             hint=f"Use {', '.join(f'{s}://' for s in _SCHEMES)} or git@HOST:PATH.",
