@@ -38,7 +38,7 @@ FOLDER = ROOT / ".demo"
 def interactive(console: Console, *, port: int | None, browser: bool) -> int:
     """Run the demo until Ctrl-C; the exit code of `datamount up`."""
     with Site(FOLDER, keep_store=True, say=lambda line: console.print(f"[dim]{line}")) as site:
-        course = FOLDER / "course"
+        course = FOLDER / "mimic-radiology"
         if course.exists():
             site.write_manifest(course)  # and not the rest: there may be work in it
         else:

@@ -20,7 +20,7 @@ import yaml
 
 from tests.demo_jupyter import Jupyter, Output
 from tests.demo_session import Session, datamount
-from tests.demo_site import Site
+from tests.demo_site import Site, commit, git
 
 DATASETS = ("mimic2", "labels", "images", "codes", "glossary")
 ANSWER = 'answer = "consolidation – the readers saw it twice as often"  # 肺炎'
@@ -48,9 +48,9 @@ class Check:
     def __init__(self, site: Site, folder: Path) -> None:
         self.site = site
         self.folder = folder
-        self.course = folder / "course"
+        self.origin = folder / "origin" / "mimic-radiology"
+        self.course = folder / "mimic-radiology"
         self.home = folder / "home"
-        self.lock: bytes = b""
         self.rows = [Row(f"{told.server} loaded", told.what, told.size, told.seconds) for told in site.loaded]
         self._sessions: list[Session] = []
 
@@ -84,14 +84,14 @@ class Check:
                 session.kill()
 
     def _declare(self) -> None:
-        self.site.write_course(self.course)
+        self.site.write_course(self.origin)
         with self.step("the manifest is valid") as row:
-            row.found = _first_line(datamount("validate", self.course, env=self.env))
+            row.found = _first_line(datamount("validate", self.origin, env=self.env))
         with self.step("all sources are pinned by a lock") as row:
-            datamount("lock", self.course, env=self.env)
-            path = self.course / "binder" / "datamount.lock"
-            self.lock = path.read_bytes()
-            row.found, row.size = path.name, len(self.lock)
+            datamount("lock", self.origin, env=self.env)
+            path = self.origin / "binder" / "datamount.lock"
+            row.found, row.size = f"{path.name}, committed to the course's repo", path.stat().st_size
+        commit(self.origin, "Pin the data")
         with self.step("no secret is in the course") as row:
             row.found = f"{self._search_secrets()} secrets looked for in every file"
 
@@ -99,13 +99,14 @@ class Check:
         credentials = yaml.safe_load(self.site.credentials.read_text())
         secrets = [str(v) for fields in credentials.values() for v in fields.values()]
         assert all(len(secret) >= 8 for secret in secrets)
-        for path in (p for p in self.course.rglob("*") if p.is_file() and "data" not in p.parts):
+        for path in (path for path in self.origin.rglob("*") if path.is_file() and ".git" not in path.parts):
             text = path.read_bytes()
             held = [secret for secret in secrets if secret.encode() in text]
             assert not held, f"{path} holds {len(held)} of the credentials' values"
         return len(secrets)
 
     def _work_and_lose_the_machine(self) -> None:
+        self._empty()
         session = self._session("first")
         with self.step("`datamount up` opens JupyterLab") as row:
             server = session.open()
@@ -133,9 +134,14 @@ class Check:
             saved = server.datamount("POST", "snapshots", {"message": "answered"})
             assert saved["created"], saved
             row.found, row.size = f"version {saved['snapshot']['id']}", saved["snapshot"]["bytes"]
-        with self.step("everything is killed with SIGKILL") as row:
+        with (
+            self.step("everything is killed with SIGKILL") as row,
+            server.kernel("reports.ipynb", "python3") as running,
+        ):
+            running.run("busy = True")
             kinds = [_kind(command) for command in session.kill()]
-            assert {"datamount up", "JupyterLab", "sidecar"} <= set(kinds), f"only {kinds} was running"
+            expected = {"datamount up", "JupyterLab", "sidecar", "Python kernel"}
+            assert expected <= set(kinds), f"only {kinds} was running"
             row.found = f"{len(kinds)} processes: {', '.join(sorted(set(kinds)))}"
 
     def _come_back(self) -> None:
@@ -143,7 +149,7 @@ class Check:
         session = self._session("second")
         with self.step("an empty folder is opened again") as row:
             server = session.open()
-            row.found = "a fresh copy of the course, no state of the first session"
+            row.found = "a fresh clone of the course, no state of the first session"
         with self.step("the edit and the new file are back") as row:
             assert _answer(server) == ANSWER, _answer(server)
             assert (self.course / NOTE_PATH).read_text(encoding="utf-8") == NOTE
@@ -181,11 +187,10 @@ class Check:
         return session
 
     def _empty(self) -> None:
-        """Another machine: no state, and the course as git would give it, with its lock."""
+        """Another machine: no state of ours, and the course as git gives it."""
         shutil.rmtree(self.home, ignore_errors=True)
-        shutil.rmtree(self.course)
-        self.site.write_course(self.course)
-        (self.course / "binder" / "datamount.lock").write_bytes(self.lock)
+        shutil.rmtree(self.course, ignore_errors=True)
+        git("clone", "--quiet", self.origin, self.course, cwd=self.folder)
 
     def _datasets_ready(self, server: Jupyter) -> None:
         with self.step("all five datasets are delivered and verified") as row:

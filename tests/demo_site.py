@@ -42,6 +42,20 @@ def example_module(name: str) -> ModuleType:
     return module
 
 
+def git(*arguments: str | Path, cwd: Path) -> str:
+    """What git prints; as nobody, and with no configuration of the machine's user."""
+    who = {f"GIT_{role}_{what}": "demo@example.edu" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    environment = os.environ | who | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    done = subprocess.run(["git", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def commit(repo: Path, message: str) -> None:
+    """Commit all that is in the work tree."""
+    git("add", "--all", cwd=repo)
+    git("commit", "--quiet", "--no-gpg-sign", "--message", message, cwd=repo)
+
+
 @dataclass(frozen=True)
 class Loaded:
     """What one server holds now."""
@@ -108,9 +122,11 @@ class Site:
         return kept | self.s3.env() | {"DATAMOUNT_CREDENTIALS": str(self.credentials)}
 
     def write_course(self, target: Path) -> Path:
-        """A fresh copy of the example at `target` (which must not exist), with the addresses of these servers."""
+        """The example as a git repo at `target` (which must not exist), with the addresses of these servers."""
         shutil.copytree(EXAMPLE, target, ignore=NOT_THE_COURSE)
         self.write_manifest(target)
+        git("init", "--quiet", "--initial-branch=main", cwd=target)
+        commit(target, "The course")
         return target
 
     def write_manifest(self, target: Path) -> None:
