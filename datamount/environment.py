@@ -6,6 +6,7 @@ course declares even when their data is missing.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from datamount.drivers.base import Connection
 from datamount.status import write_atomic
 
 MASK = "…"
+_PASSWORD_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 
 def dataset_variables(name: str, data: Path, run: Path, connection: Connection | None) -> dict[str, str]:
@@ -59,9 +61,13 @@ def read_environment(run: Path) -> dict[str, str]:
 
 
 def masked(variables: Mapping[str, str], credential: Credential | None) -> dict[str, str]:
-    """The same variables with "…" for every value that holds a secret of the credential, plain or as URLs write it."""
+    """The same variables with "…" for every value that holds a secret: one of the credential's, plain or as URLs
+    write it, or any URL with a password."""
     secrets = [form for secret in _secrets(credential) for form in (secret, quote(secret, safe=""), quote_plus(secret))]
-    return {key: MASK if any(s in value for s in secrets) else value for key, value in variables.items()}
+    return {
+        key: MASK if _PASSWORD_IN_URL.search(value) or any(s in value for s in secrets) else value
+        for key, value in variables.items()
+    }
 
 
 def _secrets(credential: Credential | None) -> Iterable[str]:

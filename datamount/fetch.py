@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,9 +174,13 @@ class Engine:
         self.status.error = error.problem()
         self._write_status()
 
-    def deliver(self, wanted: Sequence[str], lock: LockFile) -> dict[str, Delivery]:
-        """Fetch the named datasets; each ends in a Delivery, whatever happens to it."""
+    def deliver(
+        self, wanted: Sequence[str], lock: LockFile, *, pin_only: Collection[str] = frozenset()
+    ) -> dict[str, Delivery]:
+        """Fetch the named datasets (of kinds in `pin_only`: resolve); each ends in a Delivery, whatever happens."""
         jobs = {name: Job(self, name, self.course.manifest.datasets[name], lock.datasets.get(name)) for name in wanted}
+        for job in jobs.values():
+            job.pin_only = job.dataset.kind in pin_only
         self._open(jobs)
         self.pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="transfer")
         threads = {
@@ -271,6 +275,8 @@ class Job:
         self.credential: Credential | None = None
         self.budget = Budget(engine.policy, engine.stop)
         self._driver: Driver[Any] | None = None
+        self.pin_only = False
+        """For the lock of a source whose pin fixes its content: resolve, and transfer nothing."""
         self._early: BaseException | None = None
         self._mutex = threading.Lock()
         self._failures: list[tuple[Item, DatamountError]] = []
@@ -309,9 +315,13 @@ class Job:
         try:
             if self._early is not None:
                 raise self._early
-            assert self._driver is not None
-            with only_one(self.engine, self.name):
-                self._deliver(self._driver)
+            driver = self._driver
+            assert driver is not None
+            if self.pin_only:
+                self.delivery.pin = self.budget.call(driver.resolve)
+            else:
+                with only_one(self.engine, self.name):
+                    self._deliver(driver)
             self.status.state = "ready"
         except BaseException as error:
             self._fail(self._ours(error))
@@ -373,7 +383,7 @@ class Job:
                 self._count(1, receipt.size)
         if todo:
             if locked is not None:
-                self.budget.call(lambda: driver.resolve(pin))
+                self._resolve_locked(desk, driver, receipts, todo)
             self.engine.space.reserve(self.name, sum((i.size or 0) - desk.partial_bytes(i) for i in todo))
             self._transfer(desk, todo, done)
         self.engine.data.joinpath(self.name).mkdir(exist_ok=True)
@@ -394,6 +404,17 @@ class Job:
         if getattr(self.dataset.source, "access", "copy") == "remote":
             return pin, []
         return pin, self.budget.call(lambda: list(driver.plan(pin)))
+
+    def _resolve_locked(self, desk: Desk, driver: Driver[Any], receipts: Receipts, todo: Sequence[Item]) -> None:
+        """Ask whether the pinned version is there still; if it is not, nothing else may stand under its names."""
+        assert self.entry is not None
+        pin = self.entry.pin
+        try:
+            self.budget.call(lambda: driver.resolve(pin))
+        except (VerificationFailed, NotFound, Conflict) as error:
+            self._failures = [(item, error) for item in todo]
+            self._drop_unproven(desk, receipts)
+            raise self._drifted(driver, error) from error
 
     def _transfer(self, desk: Desk, todo: Sequence[Item], done: dict[str, Receipt]) -> None:
         """Share the objects among the pool's threads; returns when all are done, failed or given up."""

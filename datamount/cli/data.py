@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from datamount.cli import app
+
+if TYPE_CHECKING:
+    from datamount.errors import DatamountError
+    from datamount.status import Status
 
 CourseArgument = Annotated[str, typer.Argument(help="A course's folder or git URL.", metavar="[COURSE]")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder that gets a folder for each dataset.")]
@@ -55,10 +59,143 @@ def fetch(  # noqa: PLR0917  (Typer passes them by name)
     _end(exit_error(status), told=as_json or bool(status.datasets))
 
 
-def _end(error: Any, *, told: bool) -> None:
-    """Leave with the error's exit code. Threads of a source's SDK may still sleep: they are not waited for."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+@app.command(epilog="Example: [bold]datamount lock . --upgrade labels && git commit datamount.lock[/bold]")
+def lock(
+    course: CourseArgument = ".",
+    upgrade: Annotated[
+        list[str] | None, typer.Option("--upgrade", help="Take what this dataset's source has now; may be repeated.")
+    ] = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write datamount.lock: exactly which bytes each dataset is.
+
+    Datasets that are locked already stay as they are. The data passes through the data folder, where the next fetch
+    finds it.
+    """
+    from datamount import progress
+    from datamount.course import open_course
+    from datamount.credentials import FileCredentials
+    from datamount.fetch import exit_error
+    from datamount.lock import lock as run_lock
+    from datamount.places import places
+
+    opened = open_course(course)
+    shown: progress.Progress = progress.Silent() if as_json else progress.choose()
+    done = run_lock(
+        opened, places(opened, data).data, credentials=FileCredentials(), upgrade=upgrade or (), progress=shown
+    )
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "lock": str(opened.lock_path),
+                    "locked": sorted(done.changes),
+                    "kept": sorted(done.kept),
+                    "removed": list(done.removed),
+                    "changes": done.changes,
+                    "failed": {n: d.error for n, d in done.status.datasets.items() if d.error},
+                },
+                indent=1,
+            )
+        )
+    else:
+        for name, changes in done.changes.items():
+            print(f"{name}: locked" + "".join(f"\n  {change}" for change in changes))
+        for name in done.kept:
+            print(f"{name}: as before (datamount lock --upgrade {name} takes what is there now)")
+        for name in done.removed:
+            print(f"{name}: no longer locked")
+        print(f"Wrote {opened.lock_path}")
+    _end(exit_error(done.status), told=True)
+
+
+@app.command(epilog="Example: [bold]datamount status . --online[/bold]")
+def status(
+    course: CourseArgument = ".",
+    data: DataOption = None,
+    run: RunOption = None,
+    online: Annotated[bool, typer.Option("--online", help="Also ask the sources what changed since the lock.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is here, what is pinned, and under which licence."""
+    from datamount import names
+    from datamount.course import open_course
+    from datamount.credentials import FileCredentials
+    from datamount.errors import DatamountError
+    from datamount.pins import read_lock
+    from datamount.places import places
+    from datamount.status import DatasetStatus, Status, read_status
+
+    opened = open_course(course)
+    place = places(opened, data, run)
+    known = read_status(place.run / names.STATUS_FILE) or Status(course=opened.identity)
+    entries = read_lock(opened.lock_path).datasets
+    locks: dict[str, str] = {}
+    for name, dataset in opened.manifest.datasets.items():
+        entry = entries.get(name)
+        fits = entry is not None and entry.is_for(dataset)
+        locks[name] = "live" if dataset.live else "locked" if fits else "stale" if entry else "not locked"
+        if name not in known.datasets:
+            known.datasets[name] = DatasetStatus(
+                kind=dataset.kind, title=dataset.title, license=dataset.license, citation=dataset.citation
+            )
+    drifts: dict[str, Any] = {}
+    if online:
+        from datamount.lock import check
+
+        for name, found in check(opened, credentials=FileCredentials()).items():
+            drifts[name] = [found.sentence()] if isinstance(found, DatamountError) else found
+            if not isinstance(found, DatamountError):
+                locks[name] = "drifted" if found else "locked, as now"
+    known.datasets = {name: known.datasets[name] for name in opened.manifest.datasets}
+    if as_json:
+        document = json.loads(known.model_dump_json())
+        for name, row in document["datasets"].items():
+            row["lock"] = locks[name]
+            row["drift"] = drifts.get(name)
+        print(json.dumps(document, indent=1))
+        return
+    _table(known, locks, drifts)
+
+
+def _table(known: Status, locks: dict[str, str], drifts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from datamount.progress import human
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("dataset", "source", "state", "files", "size", "pin", "lock", "licence"):
+        table.add_column(column, justify="right" if column in ("files", "size") else "left", overflow="fold")
+    for name, row in known.datasets.items():
+        pin = ", ".join(str(v)[:12] for k, v in (row.pin or {}).items() if k in PIN_KEYS and v)
+        table.add_row(
+            name,
+            row.kind,
+            row.state,
+            str(row.files_done or ""),
+            human(row.bytes_done) if row.bytes_done else "",
+            pin,
+            locks[name],
+            row.license or "",
+        )
+    console = Console()
+    console.print(table, markup=False)
+    for name, row in known.datasets.items():
+        notes = [*row.warnings, *drifts.get(name, ())]
+        if row.error:
+            notes.insert(0, f"{row.error.get('detail', '')} {row.error.get('hint', '')}".strip())
+        for note in notes:
+            console.print(f"{name}: {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+PIN_KEYS = ("top_hash", "commit", "etag", "version_id", "sha256", "digest")
+"""What of a pin tells versions apart; the rest says where it is."""
+
+
+def _end(error: DatamountError | None, *, told: bool) -> None:
+    """Leave with the error's exit code; its sentence is printed unless it was shown already."""
     if error is None:
         return
     if not told:

@@ -251,7 +251,7 @@ def test_optional_datasets_do_not_fail_the_fetch(bench: Bench) -> None:
 
 
 def test_environment_is_complete_when_everything_failed(bench: Bench) -> None:
-    """Variables, env and connection files are there, mode 0600, although no dataset is; secrets are masked in status."""
+    """Variables, env and connection files are there, mode 0600, although no dataset is; status masks secrets."""
     settings = {"s3": {"url": "s3://bucket/x/", "credential": "reader"}}
     bench.manifest("my-db", "other", **{"my-db": settings})
     url = "mysql+pymysql://dora:s3cret%2Fpass@h/db"

@@ -1,0 +1,81 @@
+"""Killing `datamount fetch` at random instants, against a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.counting_proxy import CountingProxy
+from tests.servers import S3Server
+
+MIB = 1024 * 1024
+
+
+def test_after_ten_kills_all_is_complete_and_nothing_was_fetched_twice(s3: S3Server, tmp_path: Path) -> None:
+    """SIGKILL at 10 random instants: every file is right afterwards, and no complete file was asked for again."""
+    chance = random.Random(20)
+    bucket = s3.make_bucket()
+    files = {f"dir{n % 3}/f{n:03}.bin": chance.randbytes(chance.randrange(200_000)) for n in range(120)}
+    files["big.bin"] = chance.randbytes(40 * MIB + 321)
+    s3.put(bucket, {f"in/{key}": body for key, body in files.items()})
+    course = tmp_path / "course"
+    course.mkdir()
+    data = tmp_path / "data"
+    kills = 0
+    with CountingProxy(s3.endpoint_url, pause=0.004) as proxy:
+        manifest = {
+            "version": 1,
+            "datasets": {
+                "codes": {"s3": {"url": f"s3://{bucket}/in/", "endpoint_url": proxy.url, "region": s3.region}}
+            },
+        }
+        (course / "datamount.yaml").write_text(json.dumps(manifest))
+        command = [sys.executable, "-m", "datamount", "fetch", str(course)]
+        command += ["--data", str(data), "--run", str(tmp_path / "run")]
+        environment = os.environ | s3.env()
+        big_sent = 0
+        for attempt in range(40):
+            before = whole(data / "codes", files)
+            proxy.reset()
+            process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            if kills < 10:
+                # The clock starts at the first object, so that the kills fall into the work and not into the imports.
+                patience = time.monotonic() + 30
+                while not proxy.gets and process.poll() is None and time.monotonic() < patience:
+                    time.sleep(0.002)
+                time.sleep(chance.uniform(0, 0.25))
+                if process.poll() is None:
+                    process.send_signal(signal.SIGKILL)
+                    kills += 1
+            code = process.wait(timeout=120)
+            again = {key for key in before if proxy.gets[f"/{bucket}/in/{key}"]}
+            assert again == set(), f"fetched again in attempt {attempt}"
+            big_sent += proxy.sent[f"/{bucket}/in/big.bin"]
+            if code == 0:
+                break
+        assert code == 0
+        if kills < 10:
+            pytest.fail(f"only {kills} kills fell into the fetch: the source is too quick for this test")
+        assert whole(data / "codes", files) == set(files)
+        # Each kill may cost one checkpoint's distance and what was on its way.
+        assert big_sent <= len(files["big.bin"]) + kills * 12 * MIB
+        assert list((data / ".datamount/partial/codes").iterdir()) == []
+        proxy.reset()
+        assert subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode == 0
+        assert not +proxy.gets
+
+
+def whole(folder: Path, files: dict[str, bytes]) -> set[str]:
+    """The files under their final names; each must be complete, at any instant."""
+    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()} if folder.exists() else {}
+    for key, path in found.items():
+        assert path.read_bytes() == files[key], f"{key} is not complete"
+    return set(found)
