@@ -1,1 +1,48 @@
-"""Commands."""
+"""`datamount up`: a whole session on this machine."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Annotated
+
+import typer
+
+from datamount.cli import app
+
+
+@app.command(epilog="Example: datamount up https://github.com/ORG/COURSE --store s3://my-bucket/work")
+def up(  # noqa: PLR0917  (Typer's way to declare options)
+    course: Annotated[str, typer.Argument(help="A course's folder or git URL (URL@REF for a version).")] = ".",
+    store: Annotated[
+        str | None,
+        typer.Option(help="Where work is kept: file:///folder or s3://bucket/prefix. Default: a folder of yours."),
+    ] = None,
+    endpoint_url: Annotated[str | None, typer.Option(help="The S3 server, where it is not AWS.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Whose work it is. Default: your user name.")] = None,
+    course_name: Annotated[
+        str | None, typer.Option(help="The course's name in the store. Default: its repo's URL.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Jupyter's port. Default: the first free one from 8888.")] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the URL.")] = False,
+    wait: Annotated[float, typer.Option(help="Seconds that Jupyter waits for the data before it opens anyway.")] = 90.0,
+    save_after: Annotated[float, typer.Option(help="Seconds without a change after which work is saved.")] = 10.0,
+) -> None:
+    """Open a course: data there, saved work back, JupyterLab with a Save button. Ctrl-C saves and stops."""
+    from datamount.local import Options
+    from datamount.local import up as run
+
+    code = run(
+        Options(
+            source=course,
+            store=store,
+            endpoint_url=endpoint_url,
+            owner=owner or getpass.getuser(),
+            course_name=course_name,
+            port=port,
+            browser=not no_browser,
+            budget=wait,
+            save_after=save_after,
+        ),
+        lambda text: print(text, flush=True),
+    )
+    raise typer.Exit(code)

@@ -1,0 +1,474 @@
+"""Laptop mode: one command that does what a hub does for a session, with the same parts and no cluster.
+
+Fetches the data, brings saved work back, starts the sidecar and JupyterLab, watches over both, and at the end saves
+what is unsaved before it stops them. Whatever is wrong with data, manifest or store: the notebook opens, and what is
+missing is said here and in status.json.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from datamount import names, progress
+from datamount.children import Child
+from datamount.course import Course, normalise_url, open_course, split_ref
+from datamount.credentials import FileCredentials
+from datamount.environment import read_environment, write_environment
+from datamount.errors import Conflict, DatamountError, ManifestError, Unavailable, UsageError
+from datamount.fetch import fetch
+from datamount.homecoming import bring_back
+from datamount.manifest import Manifest
+from datamount.places import Places, base, places
+from datamount.status import DatasetStatus, Status, StatusFile, read_status
+
+FETCH_BUDGET = 90.0
+"""Seconds that the notebook waits for data; the rest goes on while it is open."""
+JUPYTER_START = 60.0
+SIDECAR_START = 20.0
+FLUSH = 120.0
+"""Seconds that the last save may take."""
+FIRST_PORT, PORTS = 8888, 50
+RESTART_DELAYS = (0.5, 1.0, 2.0, 5.0, 15.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `datamount up` was asked for."""
+
+    source: str = "."
+    store: str | None = None
+    endpoint_url: str | None = None
+    owner: str = ""
+    course_name: str | None = None
+    port: int | None = None
+    browser: bool = True
+    budget: float = FETCH_BUDGET
+    save_after: float | None = None
+
+
+def up(options: Options, say: Callable[[str], None]) -> int:
+    """Run a session until it is stopped (Ctrl-C, SIGTERM, or Shut Down in Jupyter); returns the exit code.
+
+    0 when all work was saved, 5 when the last save failed. Raises UsageError for a source that is no course,
+    Conflict when the course is open already, Unavailable when Jupyter does not start.
+    """
+    course, fault = open_leniently(options.source)
+    at = places(course)
+    at.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    session = LocalSession(options, course, fault, at, say)
+    with only_session(at.run):
+        return session.run()
+
+
+class LocalSession:
+    """The steps of one session, in order."""
+
+    def __init__(
+        self, options: Options, course: Course, fault: DatamountError | None, at: Places, say: Callable[[str], None]
+    ) -> None:
+        self.options = options
+        self.course = course
+        self.fault = fault
+        self.at = at
+        self.say = say
+        self.store = options.store or (base() / "store").as_uri()
+        self.name = options.course_name or course.identity
+        # Two checkouts of one course are two works in progress.
+        self.state = at.state / f"work-{_digest(str(course.folder))}"
+        self.stopping = threading.Event()
+        self._signals = 0
+        self._fetching: threading.Thread | None = None
+
+    def run(self) -> int:
+        """All of it; see `up`."""
+        self.say(f"course   {self.course.name} in {self.course.folder}")
+        self._catch_signals()
+        self.state.mkdir(parents=True, exist_ok=True)
+        waited = self._start_fetch()
+        self._bring_back()
+        link_data(self.course.folder, self.at.data)
+        self._wait_for_data(waited)
+        if self.stopping.is_set():
+            return 130
+        sidecar = self._sidecar()
+        jupyter, url = self._jupyter()
+        try:
+            sidecar.start()
+            jupyter.start()
+            self._wait_for_sidecar(sidecar)
+            self._wait_for_jupyter(jupyter, url)
+            if not self.stopping.is_set():
+                self.say(f"open     {url}")
+                self.say("Ctrl-C saves and stops.")
+                if self.options.browser:
+                    webbrowser.open(url)
+            self._watch(sidecar, jupyter)
+            return self._stop(sidecar, jupyter)
+        finally:
+            for child in (jupyter, sidecar):
+                child.kill()
+            if self._fetching and self._fetching.is_alive():
+                self._leave()
+
+    # --- Data -----------------------------------------------------------------------------------------------------
+    def _start_fetch(self) -> threading.Event:
+        """Start to fetch; the event is set when the datasets that the start waits for are done."""
+        done = threading.Event()
+        if self.fault is not None:
+            self.say(f"problem  {self.fault.sentence()}")
+            report_fault(self.course, self.at, self.fault)
+            done.set()
+            return done
+        self._fetching = threading.Thread(target=self._fetch, args=(done,), name="fetch", daemon=True)
+        self._fetching.start()
+        return done
+
+    def _fetch(self, done: threading.Event) -> None:
+        shown: progress.Progress = progress.Bars() if sys.stderr.isatty() else Spoken(self.say)
+        try:
+            for background in (False, True):
+                fetch(
+                    self.course,
+                    self.at.data,
+                    self.at.run,
+                    credentials=FileCredentials(),
+                    background=background,
+                    # Bars would go on over what else is printed, so those that come later end in a line each.
+                    progress=Spoken(self.say) if background else shown,
+                )
+                done.set()
+        except Exception as error:
+            problem = error if isinstance(error, DatamountError) else _bug(error)
+            report_fault(self.course, self.at, problem)
+            self.say(f"problem  {problem.sentence()}")
+        finally:
+            done.set()
+
+    def _wait_for_data(self, waited: threading.Event) -> None:
+        until = time.monotonic() + self.options.budget
+        while not waited.is_set() and time.monotonic() < until and not self.stopping.is_set():
+            waited.wait(0.2)
+        status = read_status(self.at.run / names.STATUS_FILE)
+        for name, dataset in (status.datasets if status else {}).items():
+            if dataset.state in ("pending", "fetching"):
+                self.say(f"data     {name}: still coming; the notebook opens meanwhile")
+
+    # --- Work -----------------------------------------------------------------------------------------------------
+    def _bring_back(self) -> None:
+        """Restore saved work; a store that does not answer is said, and the session goes on without."""
+        self.say(f"store    {self.store}")
+        from datamount.objectstore import open_store
+        from datamount.snapshots import Workspace
+
+        workspace = Workspace(open_store(self.store, self.options.endpoint_url), self.options.owner, self.name)
+        try:
+            home = bring_back(
+                workspace,
+                self.course.folder,
+                self.state,
+                exclude=self.course.manifest.save.exclude,
+                max_bytes=self.course.manifest.save.max_bytes,
+                say=lambda text: self.say(f"work     {text}"),
+            )
+        except DatamountError as error:
+            self.say(f"problem  saved work could not be brought back: {error.sentence()}")
+            return
+        if home.shrunk:
+            self.say(f"work     version {home.shrunk} lacks over half of the files of the one before; not restored")
+        if home.report:
+            self.say(f"work     {len(home.report.restored)} files restored, {len(home.report.unchanged)} were there")
+            for path, why in home.report.failed.items():
+                self.say(f"problem  {path} was not restored: {why}")
+        elif not home.version:
+            self.say("work     nothing to restore")
+        if home.saved_before:
+            self.say(f"work     what was in the folder is kept as version {home.saved_before}")
+
+    # --- Programs -------------------------------------------------------------------------------------------------
+    def _sidecar(self) -> Child:
+        save = self.course.manifest.save
+        settings = {
+            "folder": self.course.folder,
+            "run": self.at.run,
+            "state": self.state,
+            "store": self.store,
+            "endpoint_url": self.options.endpoint_url,
+            "owner": self.options.owner,
+            "course": self.name,
+            "course_ref": self.course.ref,
+            "exclude": list(save.exclude),
+            "max_bytes": save.max_bytes,
+        }
+        if self.options.save_after is not None:
+            settings["quiet"] = self.options.save_after
+        file = self.state / "sidecar-settings.json"
+        file.write_text(json.dumps(settings, default=str))
+        (self.at.run / names.SIDECAR_FILE).unlink(missing_ok=True)
+        command = [sys.executable, "-m", "sidecar", "--settings", str(file)]
+        return Child("the saving service", command, self.at.run / "sidecar.log")
+
+    def _jupyter(self) -> tuple[Child, str]:
+        from sidecar.jupyter import install
+
+        extensions = self.state / "jupyter"
+        install(extensions)
+        port = find_port(self.options.port)
+        token = secrets.token_urlsafe(24)
+        environment = dict(os.environ) | read_environment(self.at.run) | {names.ENV_RUN: str(self.at.run)}
+        others = [environment["JUPYTER_CONFIG_PATH"]] if environment.get("JUPYTER_CONFIG_PATH") else []
+        environment["JUPYTER_CONFIG_PATH"] = os.pathsep.join([*others, str(extensions)])
+        environment["JUPYTER_TOKEN"] = token
+        command = [
+            *(sys.executable, "-m", "jupyterlab", "--no-browser"),
+            *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
+            f"--ServerApp.root_dir={self.course.folder}",
+        ]
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            command.append("--allow-root")
+        child = Child("JupyterLab", command, self.at.run / "jupyter.log", environment)
+        return child, f"http://127.0.0.1:{port}/lab?token={token}"
+
+    def _wait_for_sidecar(self, sidecar: Child) -> None:
+        """Not an error when it does not come: the notebook opens, and says that saving is not available."""
+        place = self.at.run / names.SIDECAR_FILE
+        until = time.monotonic() + SIDECAR_START
+        while sidecar.running and time.monotonic() < until and not self.stopping.is_set():
+            if place.exists() and answers(json.loads(place.read_bytes())["url"] + "/healthz"):
+                self.say("saving   every few seconds after a change, and at the end")
+                return
+            time.sleep(0.05)
+        self.say(f"problem  saving does not work yet; see {sidecar.log}")
+
+    def _wait_for_jupyter(self, jupyter: Child, url: str) -> None:
+        until = time.monotonic() + JUPYTER_START
+        status = url.replace("/lab?", "/api/status?")
+        while not answers(status):
+            if self.stopping.is_set():
+                return
+            if not jupyter.running or time.monotonic() > until:
+                raise Unavailable(
+                    f"JupyterLab did not start. The end of {jupyter.log}:\n{jupyter.tail()}",
+                    hint="Check that jupyterlab is installed beside datamount: pip install 'datamount[local]'.",
+                    who="you",
+                )
+            time.sleep(0.1)
+
+    def _watch(self, sidecar: Child, jupyter: Child) -> None:
+        """Until told to stop, or until Jupyter has ended. A sidecar that dies is started again."""
+        restarts = 0
+        while not self.stopping.wait(0.5):
+            if not jupyter.running:
+                self.say("Jupyter has ended.")
+                return
+            if not sidecar.running:
+                delay = RESTART_DELAYS[min(restarts, len(RESTART_DELAYS) - 1)]
+                self.say(f"problem  the saving service ended ({sidecar.exit_code}); it is started again")
+                if self.stopping.wait(delay):
+                    return
+                sidecar.start()
+                restarts += 1
+
+    def _stop(self, sidecar: Child, jupyter: Child) -> int:
+        self.say("saving what is unsaved …")
+        if not sidecar.running and jupyter.exit_code is None:
+            sidecar.start()
+            time.sleep(1.0)
+        sidecar.terminate()
+        code = sidecar.wait(FLUSH) if self._signals < 2 else sidecar.wait(1.0)
+        jupyter.terminate()
+        saved = code in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+        if saved:
+            self.say("saved; all work is in the store.")
+        else:
+            self.say(f"problem  the last changes were not saved; they are in {self.course.folder}. See {sidecar.log}")
+        jupyter.wait(10.0)
+        return 0 if saved else Unavailable.exit_code
+
+    def _catch_signals(self) -> None:
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._signals += 1
+            self.stopping.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, stop)
+
+    def _leave(self) -> None:
+        """End at once: a fetch may be killed at any instant, and waiting for its network calls could take minutes."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+class Spoken(progress.Silent):
+    """Says each dataset's outcome."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def finish(self, name: str, status: DatasetStatus) -> None:
+        self._say(f"data     {progress.line(name, status)}")
+
+
+def open_leniently(source: str) -> tuple[Course, DatamountError | None]:
+    """The course, and what is wrong with its manifest; a folder without a usable manifest still opens.
+
+    A URL is cloned into a folder of the repo's name below the current one, or found there from an earlier time.
+    """
+    into: Path | None = None
+    if "://" in source or (source.startswith("git@") and not Path(source).exists()):
+        into = Path.cwd() / normalise_url(split_ref(source)[0]).rpartition("/")[2]
+        if (into / ".git").exists():
+            source = str(into)
+    folder = into or Path(source).expanduser()
+    try:
+        return open_course(source, into), None
+    except UsageError as error:
+        if not isinstance(error, ManifestError):
+            raise
+        fault: DatamountError = error
+    except Unavailable as error:
+        # A course without a manifest is a notebook folder like any other; a repo that cannot be cloned is nothing.
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise
+        fault = error
+    folder = folder.resolve()
+    bare = Course(
+        folder=folder,
+        manifest_path=folder / names.MANIFEST,
+        lock_path=folder / names.LOCK,
+        manifest=Manifest(version=1),
+        repo_url=None,
+        ref=None,
+        name=folder.name,
+        identity=folder.name,
+    )
+    origin = _git(folder, "config", "--get", "remote.origin.url")
+    if origin:
+        url = normalise_url(origin)
+        bare = replace(bare, repo_url=url, identity=url, ref=_git(folder, "rev-parse", "HEAD"))
+        bare = replace(bare, name=url.rpartition("/")[2] or folder.name)
+    return bare, fault
+
+
+def report_fault(course: Course, at: Places, fault: DatamountError) -> None:
+    """Write status.json and `env` for a course of which nothing can be fetched."""
+    file = at.run / names.STATUS_FILE
+    status = read_status(file) if not isinstance(fault, ManifestError) else None
+    status = status or Status(course=course.identity)
+    status.error = fault.problem()
+    if not (at.run / names.ENV_FILE).exists() or isinstance(fault, ManifestError):
+        write_environment({}, at.data, at.run)
+    StatusFile(file, status).write()
+
+
+def link_data(folder: Path, data: Path) -> None:
+    """A link `data` in the course's folder, hidden from git, where the course has no such entry."""
+    link = folder / names.DATA_LINK
+    if link.is_symlink() and base() in link.readlink().parents and link.readlink() != data:
+        link.unlink()
+    if not os.path.lexists(link):
+        data.mkdir(parents=True, exist_ok=True)
+        try:
+            link.symlink_to(data)
+        except OSError:
+            return
+    if not link.is_symlink() or link.readlink() != data:
+        return
+    exclude = _git(folder, "rev-parse", "--git-path", "info/exclude")
+    if exclude:
+        file = folder / exclude
+        line = f"/{names.DATA_LINK}"
+        with suppress(OSError):
+            text = file.read_text() if file.exists() else ""
+            if line not in text.splitlines():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(f"{text}{'' if text.endswith(chr(10)) or not text else chr(10)}{line}\n")
+
+
+@contextmanager
+def only_session(run: Path) -> Iterator[None]:
+    """Hold the run folder; Conflict when another session has it. The lock ends with the process, however it ends."""
+    handle = os.open(run / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            raise Conflict(
+                "this course is open already in another `datamount up`.",
+                hint="Use that one, or stop it first (Ctrl-C where it runs).",
+                who="you",
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def find_port(wanted: int | None) -> int:
+    """The wanted port, or the first free one from 8888 on. Conflict when it is taken."""
+    for port in [wanted] if wanted is not None else range(FIRST_PORT, FIRST_PORT + PORTS):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found: int = probe.getsockname()[1]
+            return found
+    raise Conflict(
+        f"port {wanted or FIRST_PORT} of this machine is taken.", hint="Choose another with --port.", who="you"
+    )
+
+
+def answers(url: str) -> bool:
+    """Whether a GET there is answered with success. Never goes through a proxy: it is this machine."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=5) as reply:
+            return bool(reply.status == 200)
+    except (OSError, ValueError, urllib.error.URLError):
+        return False
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    if not (folder / ".git").exists():
+        return None
+    try:
+        done: Any = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return (done.stdout.strip() or None) if done.returncode == 0 else None
+
+
+def _digest(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
+def _bug(error: Exception) -> DatamountError:
+    return DatamountError(
+        f"an error that should not happen ({type(error).__name__}: {error}).", who="the developers of datamount"
+    )

@@ -1,0 +1,285 @@
+"""The routes of the sidecar's API, version 1. Every error is an RFC 9457 problem document."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import mimetypes
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import FastAPI, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+import datamount
+from datamount import names
+from datamount.errors import DatamountError, UsageError
+from datamount.snapshots import SaveResult
+from datamount.status import read_status
+from sidecar import archive, page
+from sidecar.guard import Guard
+from sidecar.models import (
+    Difference,
+    NewSnapshot,
+    Problem,
+    Restored,
+    RestoreRequest,
+    Saved,
+    SessionStatus,
+    Snapshot,
+    SnapshotDetail,
+)
+from sidecar.session import Session, problem
+
+PROBLEM_TYPE = "application/problem+json"
+REMEMBERED_KEYS = 256
+KEEPALIVE_SECONDS = 15.0
+
+
+class KeyReused(UsageError):
+    http_status = 422
+    title = "The Idempotency-Key belongs to another request"
+
+
+def create_app(session: Session, token: str) -> FastAPI:
+    """The API over one session. The session is started and closed with the application."""
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        session.start()
+        yield
+        await asyncio.to_thread(session.close)
+
+    refusals: dict[int | str, dict[str, Any]] = {
+        code: {
+            "model": Problem,
+            "description": HTTPStatus(code).phrase,
+            "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for code in (400, 401, 404, 413, 421, 422, 500, 503)
+    }
+    app = FastAPI(
+        title="datamount sidecar",
+        version=datamount.__version__,
+        summary="Data and saved work of one notebook session.",
+        lifespan=life,
+        docs_url=None,
+        redoc_url=None,
+        responses=refusals,
+    )
+    app.add_middleware(Guard, token=token, max_body=session.settings.max_body)
+    _handle_errors(app)
+    _add_status(app, session)
+    _add_snapshots(app, session)
+    return app
+
+
+def _handle_errors(app: FastAPI) -> None:
+    def reply(document: dict[str, Any], headers: Any = None) -> JSONResponse:
+        return JSONResponse(document, document["status"], headers, media_type=PROBLEM_TYPE)
+
+    @app.exception_handler(DatamountError)
+    async def ours(_: Request, error: DatamountError) -> JSONResponse:
+        return reply(error.problem())
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        faults = [{"where": ".".join(map(str, e["loc"])), "detail": e["msg"]} for e in error.errors()]
+        first = faults[0] if faults else {"where": "request", "detail": "not valid"}
+        found = UsageError(f"{first['where']}: {first['detail']}.", hint="See /docs.", who="you")
+        return reply(found.problem() | {"status": 422, "errors": faults})
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        phrase = HTTPStatus(error.status_code).phrase
+        return reply(
+            {"type": "about:blank", "title": phrase, "status": error.status_code, "detail": str(error.detail)},
+            error.headers,
+        )
+
+    @app.exception_handler(Exception)
+    async def bug(_: Request, error: Exception) -> JSONResponse:
+        return reply(problem(error))
+
+
+def _add_status(app: FastAPI, session: Session) -> None:
+    def status() -> SessionStatus:
+        return SessionStatus(data=read_status(session.settings.run / names.STATUS_FILE), save=session.state())
+
+    @app.get("/healthz", tags=["service"])
+    @app.get("/api/v1/healthz", tags=["service"], include_in_schema=False)
+    async def healthz() -> dict[str, str]:
+        """Answers as soon as the service can save; needs no token."""
+        return {"status": "ok", "version": datamount.__version__}
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page.render(app.openapi()), headers={"Content-Security-Policy": page.POLICY})
+
+    @app.get("/api/v1/status", tags=["state"])
+    def get_status() -> SessionStatus:
+        """The datasets, and whether the work is saved."""
+        return status()
+
+    @app.get("/api/v1/events", tags=["state"], response_class=StreamingResponse)
+    async def events() -> StreamingResponse:
+        """Server-sent events: `state` with the document of /status, at once and then whenever it changes."""
+        return StreamingResponse(
+            _state_events(session, status), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
+
+
+async def _state_events(session: Session, status: Any) -> AsyncIterator[str]:
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(changed.set)
+
+    forget = session.listen(wake)
+    sent, silent = "", 0.0
+    try:
+        while True:
+            document = (await asyncio.to_thread(status)).model_dump_json()
+            if document != sent:
+                yield f"event: state\ndata: {document}\n\n"
+                sent, silent = document, 0.0
+            elif silent >= KEEPALIVE_SECONDS:
+                yield ": still here\n\n"
+                silent = 0.0
+            if session.closing.is_set():
+                return
+            try:
+                # status.json changes without telling, so it is looked at every second.
+                await asyncio.wait_for(changed.wait(), 1.0)
+            except TimeoutError:
+                silent += 1.0
+            changed.clear()
+    finally:
+        forget()
+
+
+def _add_snapshots(app: FastAPI, session: Session) -> None:
+    keys = IdempotencyKeys()
+
+    @app.get("/api/v1/snapshots", tags=["snapshots"])
+    def list_snapshots() -> list[Snapshot]:
+        """All versions of the work, newest first."""
+        return [Snapshot.of(version) for version in session.workspace().versions()]
+
+    @app.post("/api/v1/snapshots", tags=["snapshots"], status_code=201)
+    async def create_snapshot(
+        body: NewSnapshot,
+        response: Response,
+        idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+    ) -> Saved:
+        """Save now. Answers when the version is durable: 201 with the new one, 200 when nothing had changed.
+
+        A repeated request with the same Idempotency-Key answers as the first one did and saves nothing more.
+        """
+        future = keys.once(idempotency_key, body.model_dump_json(), lambda: session.save(message=body.message))
+        result = await asyncio.shield(asyncio.wrap_future(future))
+        response.status_code = 201 if result.created else 200
+        assert result.version is not None
+        response.headers["Location"] = f"/api/v1/snapshots/{result.version.id}"
+        return Saved.of(result)
+
+    @app.get("/api/v1/snapshots/{id}", tags=["snapshots"])
+    def get_snapshot(id: str, request: Request, response: Response) -> Any:
+        """One version with its files; `latest` names the newest."""
+        version = session.workspace().version(id)
+        tag = f'"{version.info.id}"'
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        response.headers["ETag"] = tag
+        return SnapshotDetail.whole(version)
+
+    @app.get("/api/v1/snapshots/{id}/files/{path:path}", tags=["snapshots"], response_class=StreamingResponse)
+    def get_file(id: str, path: str) -> StreamingResponse:
+        """The content of one file as it was, as a download."""
+        workspace = session.workspace()
+        chunks = _begun(workspace.read(workspace.version(id), path))
+        kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
+        return StreamingResponse(chunks, media_type=kind, headers=_download(path.rpartition("/")[2]))
+
+    @app.get("/api/v1/snapshots/{id}/archive.zip", tags=["snapshots"], response_class=StreamingResponse)
+    def get_archive(id: str) -> StreamingResponse:
+        """A version as a zip file, streamed."""
+        workspace = session.workspace()
+        version = workspace.version(id)
+        return StreamingResponse(
+            archive.stream_zip(workspace, version),
+            media_type="application/zip",
+            headers=_download(f"{session.settings.course.rstrip('/').rpartition('/')[2]}-{version.info.id}.zip"),
+        )
+
+    @app.post("/api/v1/snapshots/{id}/restore", tags=["snapshots"])
+    async def restore_snapshot(id: str, body: RestoreRequest) -> Restored:
+        """Bring back a version, or some of its paths. What is there now is saved first, as `undo`."""
+        undo, report = await asyncio.shield(asyncio.wrap_future(session.restore(id, body.paths, body.into)))
+        return Restored.of(report, undo)
+
+    @app.get("/api/v1/snapshots/{id}/diff", tags=["snapshots"])
+    def diff(
+        id: str, against: Annotated[str | None, Query(description="A version; its parent where not given.")] = None
+    ) -> list[Difference]:
+        """What changed from another version to this one, by path."""
+        workspace = session.workspace()
+        version = workspace.version(id)
+        base = against or version.info.parent
+        if base is None:
+            nothing = replace(version, entries=())
+            return Difference.all(workspace.diff(nothing, version))
+        return Difference.all(workspace.diff(base, version))
+
+
+class IdempotencyKeys:
+    """Remembers the answers to the last keys. A failed request is forgotten, so that it may be tried again."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, tuple[str, Future[SaveResult]]] = OrderedDict()
+
+    def once(self, key: str | None, body: str, start: Callable[[], Future[SaveResult]]) -> Future[SaveResult]:
+        """The future of the first request with this key, or of `start()`; KeyReused for another body."""
+        if key is None:
+            return start()
+        digest = hashlib.sha256(body.encode()).hexdigest()
+        if key in self._known:
+            known, future = self._known[key]
+            if known != digest:
+                raise KeyReused(f'the Idempotency-Key "{key}" was used for another request.', who="you")
+            if not (future.done() and future.exception()):
+                return future
+        future = start()
+        self._known[key] = (digest, future)
+        while len(self._known) > REMEMBERED_KEYS:
+            self._known.popitem(last=False)
+        return future
+
+
+def _begun(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same chunks, the first one read already: what is missing is then an error answer, not a torn download."""
+    first = next(chunks, b"")
+
+    def rest() -> Iterator[bytes]:
+        yield first
+        yield from chunks
+
+    return rest()
+
+
+def _download(name: str) -> dict[str, str]:
+    """Headers that make a browser save the file: shown in place, a student's HTML would run as the hub's page."""
+    return {
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "private, no-store",
+    }

@@ -1,0 +1,114 @@
+"""What stands before every route: who may call, by which name, and how much they may send.
+
+The API listens on loopback, which every page in the student's browser and every process of the machine can reach.
+Hence a bearer token, a Host header that names loopback (a page of another site that made its own name point here
+is refused: DNS rebinding), no CORS headers at all, and small bodies.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from datamount.errors import DatamountError, Refused
+
+OPEN_PATHS = ("/healthz", "/api/v1/healthz", "/docs", "/openapi.json")
+HOSTS = ("127.0.0.1", "localhost", "[::1]")
+
+
+class Unauthorized(Refused):
+    http_status = 401
+    title = "The token is missing or wrong"
+
+
+class Misdirected(Refused):
+    http_status = 421
+    title = "Not a name of this service"
+
+
+class TooLarge(DatamountError):
+    exit_code = 2
+    http_status = 413
+    title = "The request is too large"
+
+
+class Guard:
+    """ASGI middleware; answers with problem documents itself."""
+
+    def __init__(self, app: ASGIApp, token: str, max_body: int) -> None:
+        self.app = app
+        self._expected = f"Bearer {token}".encode()
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        refused = self._refuse(scope["path"], headers)
+        if refused:
+            await answer(send, refused)
+            return
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, self._limited(receive), sending)
+        except TooLarge as error:
+            if started:
+                raise
+            await answer(send, error)
+
+    def _refuse(self, path: str, headers: dict[bytes, bytes]) -> DatamountError | None:
+        host = headers.get(b"host", b"").decode("latin-1")
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        if name.lower() not in HOSTS:
+            return Misdirected("this service answers only to 127.0.0.1 and localhost.", who="you")
+        if path not in OPEN_PATHS and not hmac.compare_digest(headers.get(b"authorization", b""), self._expected):
+            return Unauthorized(
+                "this request has no valid token.",
+                hint='Send "Authorization: Bearer …" with the token of sidecar.json in the run folder.',
+                who="you",
+            )
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self._max_body:
+            return self._too_large()
+        return None
+
+    def _limited(self, receive: Receive) -> Receive:
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._max_body:
+                raise self._too_large()
+            return message
+
+        return limited
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"a request body may have {self._max_body} bytes at most.", who="you")
+
+
+async def answer(send: Send, error: DatamountError) -> None:
+    """Send an error as its problem document."""
+    body = json.dumps(error.problem()).encode()
+    headers: list[Any] = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
+    if error.http_status == 401:
+        headers.append((b"www-authenticate", b'Bearer realm="datamount"'))
+    await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

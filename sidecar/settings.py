@@ -1,0 +1,45 @@
+"""What the sidecar is told at its start: from the command line, or from a file that the pod's volume holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Settings of one session. None of them is a secret: stores take theirs from the environment, as SDKs do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path
+    """The student's work."""
+    run: Path
+    """Where status.json is read and sidecar.json is written."""
+    state: Path
+    """Where the snapshot engine keeps its index and the pristine hashes of the course. Losing it costs time only."""
+    store: str
+    """URL of the save store: file:///… or s3://bucket/prefix."""
+    endpoint_url: str | None = None
+    owner: str
+    course: str
+    course_ref: str | None = None
+    image: str | None = None
+    author: str | None = None
+    exclude: tuple[str, ...] = ()
+    """gitignore patterns of what is not saved, beside the built-in ones."""
+    max_bytes: int | None = None
+    """Upper bound of one version, in bytes."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(0, ge=0, le=65535)
+    """0 takes a free port; sidecar.json tells which."""
+    autosave: bool = True
+    quiet: float = Field(10.0, gt=0)
+    """Seconds without a change after which changes are saved. Jupyter's own autosave comes every 120 s."""
+    at_most: float = Field(60.0, gt=0)
+    """Seconds after the first unsaved change at which it is saved although changes go on."""
+    save_at_start: bool = False
+    """Save before the first change is seen: for a folder that may hold unsaved work of an earlier session."""
+    max_body: int = Field(64 * 1024, gt=0)
+    """Largest request body, in bytes. Requests carry messages and lists of paths, never files."""
