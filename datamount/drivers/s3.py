@@ -1,0 +1,172 @@
+"""Objects of an S3 bucket: all below a prefix, or one.
+
+What is delivered: every key below the prefix (`url` ends in `/`, or names the bucket only), at its path below that
+prefix, or the one object of the `url` at its last part. `include` and `exclude` are globs on that whole path, as
+Python's fnmatch reads them: `*` matches anything, `/` too, so that `*.csv` is every CSV file at any depth; `?` one
+character; `[…]` a set; case counts; `**/` also matches no folder; a pattern that ends in `/` is all below that folder.
+With `include`, what matches none of its patterns is left out; `exclude` wins. Directory markers (a key ending in `/`
+with no bytes) are never delivered. A key that cannot be a file, and two keys of which one would be the folder of the
+other, are errors, not surprises: `exclude` one.
+
+A version is exact: where the bucket keeps versions, each object is read at the VersionId that was listed (or
+locked), else on the condition that its ETag is still the same.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from datamount.credentials import Credential
+from datamount.drivers.base import Buffer, Connection, Driver, Item, Pin, safe_path
+from datamount.drivers.s3_access import Object, S3Access
+from datamount.errors import NotFound, UsageError, VerificationFailed
+from datamount.manifest import S3, Dataset
+from datamount.names import variable
+
+
+class S3Driver(Driver[S3]):
+    """A prefix or one object of a bucket.
+
+    Pin of a prefix: {"bucket", "prefix", "versioned"}; the objects' own versions are in the Items. Pin of one
+    object: {"bucket", "key", "size", "etag", "version_id"}. No digest is promised: an ETag is the MD5 of the
+    content only without SSE-KMS, which a listing does not tell.
+    """
+
+    supports_ranges = True
+
+    def __init__(self, name: str, dataset: Dataset, source: S3, credential: Credential | None) -> None:
+        super().__init__(name, dataset, source, credential)
+        self.bucket, _, self.key = source.url.removeprefix("s3://").partition("/")
+        self.is_prefix = self.key == "" or self.key.endswith("/")
+        self.access = S3Access(
+            name,
+            self.bucket,
+            credential=credential,
+            credential_name=source.credential,
+            endpoint_url=source.endpoint_url,
+            region=source.region,
+            anonymous=source.anonymous,
+        )
+        if self.key:
+            safe_path(self.key.removesuffix("/"), dataset=name)
+
+    def resolve(self, pin: Pin | None = None) -> Pin:
+        if pin is not None and (pin.get("bucket"), pin.get("prefix", pin.get("key"))) != (self.bucket, self.key):
+            raise VerificationFailed(
+                f'dataset "{self.name}": the lock pins another place than {self.source.url}.',
+                hint="Run `datamount lock` again.",
+                who="the course's author",
+            )
+        if not self.is_prefix:
+            return self._resolve_object(pin)
+        versioned = self.access.has_versions(self.key)
+        if next(self.access.list(self.key, limit=1), None) is None and pin is None:
+            raise NotFound(
+                f'dataset "{self.name}": there are no objects below {self.source.url}.',
+                hint="Check the address in datamount.yaml.",
+                who="the course's author",
+            )
+        return {"bucket": self.bucket, "prefix": self.key, "versioned": versioned}
+
+    def _resolve_object(self, pin: Pin | None) -> Pin:
+        found = self.access.head(self.key, (pin or {}).get("version_id"))
+        if pin is not None and pin.get("etag") not in (None, found.etag):
+            raise VerificationFailed(
+                f'dataset "{self.name}": {self.source.url} has changed since it was locked.',
+                hint="Run `datamount lock --upgrade` to take the new content.",
+                who="the course's author",
+            )
+        return {
+            "bucket": self.bucket,
+            "key": self.key,
+            "size": found.size,
+            "etag": found.etag,
+            "version_id": found.version_id,
+        }
+
+    def plan(self, pin: Pin) -> Iterable[Item]:
+        """The objects, sorted by nothing; none where the manifest leaves them remote (`access: remote`)."""
+        if self.source.access == "remote":
+            return
+        if "key" in pin:
+            found = Object(str(pin["key"]), int(pin["size"]), str(pin["etag"]), pin.get("version_id"))
+            yield self._item(found, self.key.rpartition("/")[2])
+            return
+        wanted = Globs(self.source.include, self.source.exclude)
+        tree = Tree(self.name)
+        for found in self.access.list(self.key, versions=bool(pin.get("versioned"))):
+            path = found.key.removeprefix(self.key)
+            if (path == "" or path.endswith("/")) and found.size == 0:
+                continue
+            if not wanted.match(path):
+                continue
+            tree.add(safe_path(path, dataset=self.name))
+            yield self._item(found, path)
+
+    def _item(self, found: Object, path: str) -> Item:
+        ref: dict[str, Any] = {"key": found.key, "etag": found.etag}
+        if found.version_id:
+            ref["version_id"] = found.version_id
+        return Item(path, found.size, f"{found.etag}:{found.version_id or ''}", None, ref)
+
+    def open(self, item: Item, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
+        ref: Mapping[str, Any] = item.ref
+        return self.access.read(
+            ref["key"], etag=ref.get("etag") or "", version_id=ref.get("version_id"), start=start, stop=stop
+        )
+
+    def connect(self) -> Connection:
+        """<NAME>_URL, and where it is not AWS <NAME>_ENDPOINT_URL, for programs that read the bucket themselves."""
+        variables = {variable(self.name, "URL"): self.source.url}
+        if self.source.endpoint_url:
+            variables[variable(self.name, "ENDPOINT_URL")] = self.source.endpoint_url
+        return Connection(variables=variables) if self.source.access == "remote" else Connection()
+
+
+class Globs:
+    """Which paths `include` and `exclude` let through."""
+
+    def __init__(self, include: list[str] | None, exclude: list[str] | None) -> None:
+        self._include = [_compile(p) for p in include] if include is not None else None
+        self._exclude = [_compile(p) for p in exclude or ()]
+
+    def match(self, path: str) -> bool:
+        if self._include is not None and not any(p.match(path) for p in self._include):
+            return False
+        return not any(p.match(path) for p in self._exclude)
+
+
+_ANY_FOLDERS = "\ue000"
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    """fnmatch's regular expression, except that `**/` may stand for no folder at all."""
+    if pattern.endswith("/"):
+        pattern += "*"
+    translated = fnmatch.translate(pattern.replace("**/", _ANY_FOLDERS))
+    return re.compile(translated.replace(_ANY_FOLDERS, "(?:.*/)?"))
+
+
+class Tree:
+    """Refuses two paths that cannot both be files of one folder."""
+
+    def __init__(self, dataset: str) -> None:
+        self._dataset = dataset
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
+
+    def add(self, path: str) -> None:
+        folders = [path[:i] for i, c in enumerate(path) if c == "/"]
+        clash = path if path in self._folders else next((f for f in folders if f in self._files), None)
+        if clash is not None or path in self._files:
+            raise UsageError(
+                f'dataset "{self._dataset}": {clash or path!r} is both a file and a folder (or listed twice) there, '
+                "and cannot be both here.",
+                hint="Leave one out with `exclude`, or rename it at the source.",
+                who="the course's author",
+            )
+        self._files.add(path)
+        self._folders.update(folders)
