@@ -33,6 +33,12 @@ def http() -> Iterator[servers.HTTPServer]:
     yield from servers.running(servers.HTTPServer())
 
 
+@pytest.fixture(scope="session")
+def pachyderm() -> Iterator[servers.PachydermServer]:
+    """A running stand-in for pachd, auth off."""
+    yield from servers.running(servers.PachydermServer())
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes the configuration of the person who runs it."""
