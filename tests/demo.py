@@ -28,7 +28,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from tests.demo_check import Check, Row, Stopped  # noqa: E402
-from tests.demo_session import MARK, SessionFailed, datamount, marked  # noqa: E402
+from tests.demo_session import MARK, SessionFailed, datamount, dying_with_us, marked  # noqa: E402
 from tests.demo_site import Site  # noqa: E402
 from tests.servers import Missing, ServerFailed  # noqa: E402
 
@@ -50,7 +50,8 @@ def interactive(console: Console, *, port: int | None, browser: bool) -> int:
         command += ["--port", str(port)] if port else []
         command += [] if browser else ["--no-browser"]
         # A session of its own: Ctrl-C reaches it once, from us, and not from the terminal as well.
-        child = subprocess.Popen(command, env=environment, start_new_session=True)
+        dying = dying_with_us(signal.SIGTERM)
+        child = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=dying)
 
         def forward(number: int, _frame: object) -> None:
             with contextlib.suppress(ProcessLookupError):
@@ -113,6 +114,8 @@ def main() -> int:
     parser.add_argument("--no-browser", action="store_true", help="print the URL only")
     asked = parser.parse_args()
     # Wide enough for the table where the output is a file or a CI log.
+    # As Ctrl-C: the servers and sessions are stopped on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console() if sys.stdout.isatty() else Console(width=150)
     try:
         if asked.check:

@@ -51,6 +51,7 @@ class Check:
         self.origin = folder / "origin" / "mimic-radiology"
         self.course = folder / "mimic-radiology"
         self.home = folder / "home"
+        self.saved = ""
         self.rows = [Row(f"{told.server} loaded", told.what, told.size, told.seconds) for told in site.loaded]
         self._sessions: list[Session] = []
 
@@ -133,7 +134,8 @@ class Check:
             (self.course / NOTE_PATH).write_text(NOTE, encoding="utf-8")
             saved = server.datamount("POST", "snapshots", {"message": "answered"})
             assert saved["created"], saved
-            row.found, row.size = f"version {saved['snapshot']['id']}", saved["snapshot"]["bytes"]
+            self.saved = saved["snapshot"]["id"]
+            row.found, row.size = f"version {self.saved}", saved["snapshot"]["bytes"]
         with (
             self.step("everything is killed with SIGKILL") as row,
             server.kernel("reports.ipynb", "python3") as running,
@@ -153,7 +155,9 @@ class Check:
         with self.step("the edit and the new file are back") as row:
             assert _answer(server) == ANSWER, _answer(server)
             assert (self.course / NOTE_PATH).read_text(encoding="utf-8") == NOTE
-            row.found = f"cell “answer” of reports.ipynb, {NOTE_PATH}"
+            history = {version["id"]: version["message"] for version in server.datamount("GET", "snapshots")}
+            assert history.get(self.saved) == "answered", history
+            row.found = f"cell “answer” of reports.ipynb, {NOTE_PATH}; the version is in the history"
             row.size = (self.course / "reports.ipynb").stat().st_size + len(NOTE.encode())
         self._datasets_ready(server)
         with self.step("every delivered byte is the source's") as row:

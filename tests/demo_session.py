@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import signal
@@ -10,11 +11,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.demo_jupyter import Jupyter
-from tests.servers import free_port
+from tests.servers import PR_SET_PDEATHSIG, free_port
 
 MARK = "DATAMOUNT_DEMO_MARK"
 """A variable that every process of one session inherits: how a session's processes are told from all others."""
@@ -55,6 +56,18 @@ def marked(mark: str) -> dict[int, str]:
     return found
 
 
+def dying_with_us(number: signal.Signals) -> Callable[[], None]:
+    """For Popen's preexec_fn: the child gets this signal when our main thread ends, however it ends (Linux)."""
+    libc, parent = ctypes.CDLL(None), os.getpid()
+
+    def ask() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask
+
+
 class Session:
     """One `datamount up` with its JupyterLab, sidecar and kernels."""
 
@@ -79,6 +92,7 @@ class Session:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=dying_with_us(signal.SIGKILL),
             )
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

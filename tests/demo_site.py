@@ -164,13 +164,13 @@ class Site:
             told.append(f"{objects} code lists; Quilt package {LABELS_PACKAGE}")
         with self._loading("pachyderm", "images", "images") as told:
             self.pachyderm = self._stack.enter_context(servers.PachydermServer())
-            commit = self._load_images(loaders)
-            told.append(f"commit {commit[:8]} of {IMAGES_REPO}")
+            images, token = self._load_images(loaders)
+            told.append(f"commit {images[:8]} of {IMAGES_REPO}")
         with self._loading("web", "glossary", "glossary.csv") as told:
             self.web = self._stack.enter_context(servers.HTTPServer())
             shutil.copy(self.generated / "glossary.csv", self.web.root)
             told.append(f"{self.web.url}/glossary.csv")
-        self._write_credentials(user, password)
+        self._write_credentials(user, password, token)
 
     @contextlib.contextmanager
     def _loading(self, server: str, what: str, *parts: str) -> Iterator[list[str]]:
@@ -192,11 +192,17 @@ class Site:
         if done.returncode:
             raise servers.ServerFailed(f"pushing the Quilt package failed\n{done.stdout}{done.stderr}")
 
-    def _load_images(self, loaders: ModuleType) -> str:
-        commit: str = loaders.load_pachyderm(self.pachyderm.client(), IMAGES_REPO, self.generated)
-        return commit
+    def _load_images(self, loaders: ModuleType) -> tuple[str, str]:
+        """The commit that holds the images, and the token of an account that may only read them."""
+        from python_pachyderm.proto.v2.auth import auth_pb2
 
-    def _write_credentials(self, user: str, password: str) -> None:
+        client = self.pachyderm.client()
+        commit: str = loaders.load_pachyderm(client, IMAGES_REPO, self.generated)
+        repo = auth_pb2.Resource(type=auth_pb2.REPO, name=f"default/{IMAGES_REPO}")
+        client.modify_role_binding(repo, "robot:course", ["repoReader"])
+        return commit, client.get_robot_token("course")
+
+    def _write_credentials(self, user: str, password: str, token: str) -> None:
         reader = self.s3.identities["reader"]
         found: dict[str, dict[str, Any]] = {
             "mimic2-reader": {"user": user, "password": password},
@@ -204,7 +210,7 @@ class Site:
                 "access_key_id": reader.access_key_id,
                 "secret_access_key": reader.secret_access_key,
             },
-            "pach": {"token": self.pachyderm.token},
+            "pach": {"token": token},
         }
         self.credentials.unlink(missing_ok=True)
         self.credentials.touch(mode=0o600)
