@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from datamount.status import write_atomic
-from datamount.versionfile import Location
+from datamount.versionfile import Location, VersionInfo, header, read_header
 
 FILE = "index.json"
 _FORMAT = 1
@@ -43,11 +43,8 @@ class Index:
     workspace: str
     folder: str
     writer: str = field(default_factory=lambda: secrets.token_hex(8))
-    last: str | None = None
+    last: VersionInfo | None = None
     """The version that this folder comes from: the last one saved from it or restored to it."""
-    tree: str = ""
-    count: int = 0
-    """Files in `last`."""
     files: dict[str, Known] = field(default_factory=dict)
     locations: dict[str, Location] = field(default_factory=dict)
     """sha256 → place, only of what `last` holds: anything else may have been collected."""
@@ -81,9 +78,7 @@ class Index:
             "workspace": self.workspace,
             "folder": self.folder,
             "writer": self.writer,
-            "last": self.last,
-            "tree": self.tree,
-            "count": self.count,
+            "last": header(self.last) if self.last else None,
             "files": {p: [k.inode, k.size, k.mtime_ns, k.ctime_ns, k.sha256] for p, k in self.files.items()},
             "locations": {s: list(asdict(place).values()) for s, place in self.locations.items()},
             "bases": sorted(self.bases),
@@ -109,9 +104,7 @@ def read_index(state_dir: Path | None, workspace: str, folder: Path) -> Index:
             workspace=workspace,
             folder=str(folder),
             writer=document["writer"],
-            last=document["last"],
-            tree=document["tree"],
-            count=document["count"],
+            last=read_header(document["last"]) if document["last"] else None,
             files={p: Known(*k) for p, k in document["files"].items()} if document["folder"] == str(folder) else {},
             locations={s: Location(*place) for s, place in document["locations"].items()},
             bases=set(document["bases"]),

@@ -220,16 +220,15 @@ class Workspace:
             del index.files[path]
             index.changed = True
 
-        if base.id and tree == base.tree:
-            self._keep(index, state_dir, warnings, base.id, tree, entries)
-            info = base.info or (self._headers.get(base.id))
-            return SaveResult(info, False, packer.uploaded, packer.objects, tuple(skipped), tuple(warnings))
+        if base and tree == base.tree:
+            self._keep(index, state_dir, warnings, base, entries)
+            return SaveResult(base, False, packer.uploaded, packer.objects, tuple(skipped), tuple(warnings))
         return self._commit(draft, base, packer, pristine, index, state_dir, entries, tree, skipped, warnings)
 
     def _commit(
         self,
         draft: _Draft,
-        base: _Base,
+        base: VersionInfo | None,
         packer: Packer,
         pristine: Pristine,
         index: Index,
@@ -240,7 +239,7 @@ class Workspace:
         warnings: list[str],
     ) -> SaveResult:
         listed = self._ids()
-        if base.id and base.id not in listed:
+        if base and base.id not in listed:
             raise _BaseGone
         entries, deleted = self._store_bases(entries, pristine, packer, index, warnings)
         files = [e for e in entries if e.type == "file"]
@@ -254,19 +253,19 @@ class Workspace:
             author=draft.author,
             course_ref=draft.course_ref,
             image=draft.image,
-            parent=base.id,
+            parent=base.id if base else None,
             writer=index.writer,
             files=len(files),
             bytes=sum(e.size for e in files),
             skipped=len(skipped),
             tree=tree,
-            shrunk=len(files) * 2 < base.files,
+            shrunk=base is not None and len(files) * 2 < base.files,
         )
         version = Version(info, tuple(entries), tuple(skipped), tuple(warnings), deleted)
         body = dump(version)
         self.store.put(self._key(info.id), body, if_absent=True)
         self._headers[info.id] = info
-        self._keep(index, state_dir, warnings, info.id, tree, entries)
+        self._keep(index, state_dir, warnings, info, entries)
         if not listed:
             # Beside the workspaces, for the day when nobody has datamount. Not part of what was promised above.
             with suppress(DatamountError):
@@ -290,10 +289,10 @@ class Workspace:
         index.bases = stored
         return [replace(e, base_stored=True) if e.base in stored else e for e in entries], deleted
 
-    def _base(self, index: Index, draft: _Draft) -> _Base:
+    def _base(self, index: Index, draft: _Draft) -> VersionInfo | None:
         """The version to build on. Costs no request when the local index knows it."""
-        if index.last and draft.parent in (None, index.last):
-            return _Base(index.last, index.tree, index.count)
+        if index.last and draft.parent in (None, index.last.id):
+            return index.last
         try:
             version = self.version(draft.parent or "latest")
         except NotFound:
@@ -301,18 +300,17 @@ class Workspace:
                 raise
             index.locations.clear()
             index.bases.clear()
-            return _Base(None, "", 0)
+            return None
         index.locations = {e.sha256: e.location for e in version.entries if e.location}
         index.bases = {e.base for e in version.entries if e.base_stored}
-        return _Base(version.info.id, version.info.tree, version.info.files, version.info)
+        return version.info
 
     def _keep(
-        self, index: Index, state_dir: Path | None, warnings: list[str], last: str, tree: str, entries: list[Entry]
+        self, index: Index, state_dir: Path | None, warnings: list[str], last: VersionInfo, entries: list[Entry]
     ) -> None:
         if state_dir is None or (index.last == last and not index.changed):
             return
-        index.last, index.tree = last, tree
-        index.count = sum(e.type == "file" for e in entries)
+        index.last = last
         index.locations = {e.sha256: e.location for e in entries if e.location}
         try:
             index.write(state_dir)
@@ -415,7 +413,7 @@ class Workspace:
 
     def _adopt(self, version: Version, into: Path, state_dir: Path) -> None:
         index = read_index(state_dir, self._identity(), into)
-        index.last, index.tree, index.count = version.info.id, version.info.tree, version.info.files
+        index.last = version.info
         index.locations = {e.sha256: e.location for e in version.entries if e.location}
         index.bases = {e.base for e in version.entries if e.base_stored}
         with suppress(OSError):
@@ -467,16 +465,6 @@ class _Draft:
     exclude: tuple[str, ...]
     max_bytes: int | None
     parent: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Base:
-    """The version that a save builds on; `id` None for the first one."""
-
-    id: str | None
-    tree: str
-    files: int
-    info: VersionInfo | None = None
 
 
 def _order(info: VersionInfo) -> tuple[int, datetime, str]:

@@ -109,28 +109,10 @@ def tree_digest(entries: Iterable[Entry]) -> str:
 
 def dump(version: Version) -> bytes:
     """The version object: valid JSON whose first line holds the header, then one entry a line."""
-    info = version.info
-    header = {
-        "id": info.id,
-        "seq": info.seq,
-        "created": info.created.isoformat(),
-        "reason": info.reason,
-        "message": info.message[:MESSAGE_LIMIT],
-        "author": info.author,
-        "course_ref": info.course_ref,
-        "image": info.image,
-        "parent": info.parent,
-        "writer": info.writer,
-        "files": info.files,
-        "bytes": info.bytes,
-        "skipped": info.skipped,
-        "tree": info.tree,
-        "shrunk": info.shrunk,
-    }
     objects = sorted({e.location.object for e in version.entries if e.location})
     number = {key: n for n, key in enumerate(objects)}
     lines = [
-        f'{{"format": {FORMAT}, "version": {json.dumps(header)},',
+        f'{{"format": {FORMAT}, "version": {json.dumps(header(version.info))},',
         f'"objects": {json.dumps(objects)},',
         f'"skipped": {json.dumps([_named("path", s.path) | {"reason": s.reason} for s in version.skipped])},',
         f'"warnings": {json.dumps(list(version.warnings))},',
@@ -154,7 +136,7 @@ def load(data: bytes) -> Version:
             )
         objects = [str(key) for key in document["objects"]]
         return Version(
-            info=_info(document["version"]),
+            info=read_header(document["version"]),
             entries=tuple(_read_entry(e, objects) for e in document["entries"]),
             skipped=tuple(Skipped(_name(s, "path"), str(s["reason"])) for s in document["skipped"]),
             warnings=tuple(str(w) for w in document["warnings"]),
@@ -170,12 +152,34 @@ def load_header(data: bytes) -> VersionInfo | None:
     if not newline:
         return None
     try:
-        return _info(json.loads(line.rstrip().removesuffix(b",") + b"}")["version"])
+        return read_header(json.loads(line.rstrip().removesuffix(b",") + b"}")["version"])
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _info(header: dict[str, Any]) -> VersionInfo:
+def header(info: VersionInfo) -> dict[str, Any]:
+    """A version's header as JSON has it."""
+    return {
+        "id": info.id,
+        "seq": info.seq,
+        "created": info.created.isoformat(),
+        "reason": info.reason,
+        "message": info.message[:MESSAGE_LIMIT],
+        "author": info.author,
+        "course_ref": info.course_ref,
+        "image": info.image,
+        "parent": info.parent,
+        "writer": info.writer,
+        "files": info.files,
+        "bytes": info.bytes,
+        "skipped": info.skipped,
+        "tree": info.tree,
+        "shrunk": info.shrunk,
+    }
+
+
+def read_header(header: dict[str, Any]) -> VersionInfo:
+    """What `header` made; KeyError, ValueError or TypeError when it is something else."""
     known = {name: header[name] for name in VersionInfo.__dataclass_fields__}
     return VersionInfo(**known | {"created": datetime.fromisoformat(header["created"])})
 
