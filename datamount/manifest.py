@@ -29,6 +29,10 @@ from pydantic_core import CoreSchema, core_schema
 
 VERSION = 1
 SCHEMA_ID = "https://datamount.dev/schema/datamount-1.json"
+_REMOTE = frozenset(
+    "http https ftp ftps sftp ssh s3 s3a gs gcs az abfs abfss adl github hf gdrive dropbox oci ocilake".split()  # noqa: SIM905
+)
+_WRAPPERS = frozenset("zip tar libarchive simplecache filecache blockcache".split())  # noqa: SIM905
 SOURCES = ("mysql", "quilt", "pachyderm", "s3", "url")
 
 
@@ -400,6 +404,21 @@ class Dataset(Strict):
     def source(self) -> Source:
         found: Any = getattr(self, self.kind)
         return URL(url=found, sha256=self.sha256, credential=self.credential) if isinstance(found, str) else found
+
+    @property
+    def reads_local_files(self) -> bool:
+        """Whether the source may be a file of the machine that fetches, such as file:///etc/passwd.
+
+        That is fine on the author's own laptop. Where a course of a stranger is fetched by a service (which has
+        tokens among its files), such a dataset must be refused. A scheme that is not known to be remote counts as
+        local.
+        """
+        if self.quilt is not None:
+            return self.quilt.registry.startswith("file:")
+        if self.url is None:
+            return False
+        *wrappers, target = (link.partition("://") for link in self.url.split("::"))
+        return not (target[1] and target[0] in _REMOTE and all(link[0] in _WRAPPERS for link in wrappers))
 
     @model_validator(mode="after")
     def _one_source(self) -> Dataset:

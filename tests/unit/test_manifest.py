@@ -307,6 +307,27 @@ def test_accepted(body: str) -> None:
     assert not list(validator().iter_errors(plain(text)))
 
 
+@pytest.mark.parametrize(
+    ("body", "local"),
+    [
+        ("url: https://a.b/c", False),
+        ("url: zip://x.csv::simplecache::https://a.b/c.zip", False),
+        ("url: file:///etc/passwd", True),
+        ("url: local:///etc/passwd", True),
+        ("url: zip://x::file:///etc/passwd", True),
+        ("url: simplecache::/etc/passwd", True),
+        ("url: git:///etc/repo", True),
+        ("url: reference://x::https://a.b/c", True),
+        ("quilt: {package: a/b, registry: 'file:///srv'}", True),
+        ("quilt: {package: a/b, registry: 's3://bucket'}", False),
+        (S3 + "}", False),
+    ],
+)
+def test_sources_on_the_fetching_machine_are_known(body: str, local: bool) -> None:
+    """A source that could read the fetching machine's own files is told from one that cannot, also behind wrappers."""
+    assert parse_manifest(one(body).encode()).datasets["d"].reads_local_files is local
+
+
 def test_a_byte_order_mark_and_windows_line_ends_are_fine() -> None:
     """A manifest saved by Notepad loads, and its faults still have the right place."""
     assert parse_manifest(b"\xef\xbb\xbf" + FULL.replace("\n", "\r\n").encode()) == parse_manifest(FULL.encode())
