@@ -386,7 +386,8 @@ class Job:
                 self._resolve_locked(desk, driver, receipts, todo)
             self.engine.space.reserve(self.name, sum((i.size or 0) - desk.partial_bytes(i) for i in todo))
             self._transfer(desk, todo, done)
-        self.engine.data.joinpath(self.name).mkdir(exist_ok=True)
+        with desk.folder.parent("_", make=True):
+            pass  # a dataset of no files is an empty folder
         self._remove_gone(desk, receipts, {i.path for i in items})
         self.delivery.pin, self.delivery.items, self.delivery.receipts = pin, items, done
         if self._failures:
@@ -446,10 +447,15 @@ class Job:
     def _one(self, desk: Desk, item: Item, done: dict[str, Receipt]) -> None:
         mismatches = 0
 
+        def advance(size: int) -> None:
+            if size > 0 and self.engine.stop.is_set():
+                raise stopped(self.name)
+            self._count(0, size)
+
         def attempt() -> Receipt:
             nonlocal mismatches
             try:
-                return desk.fetch(item, lambda size: self._count(0, size))
+                return desk.fetch(item, advance)
             except VerificationFailed as error:
                 # Bytes may break on the way: once more, then it is the source that has others.
                 mismatches += 1

@@ -73,4 +73,6 @@ class Budget:
 
 def stopped(dataset: str) -> Unavailable:
     """The error of work that was left because the fetch is being stopped."""
-    return Unavailable(f'dataset "{dataset}": the fetch was stopped.', hint="Run it again: it goes on from here.")
+    return Unavailable(
+        f'dataset "{dataset}": the fetch was stopped.', hint="Run it again: it goes on from here.", transient=True
+    )

@@ -76,8 +76,8 @@ class Desk:
 
         def count(size: int) -> None:
             nonlocal advanced
-            advanced += size
             advance(size)
+            advanced += size
 
         try:
             handle = os.open(temporary, _NEW, 0o600, dir_fd=self._partial)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,9 @@ from datamount.drivers.base import Connection, Item
 from datamount.environment import read_environment
 from datamount.errors import DiskFull, Refused, Unavailable, UsageError
 from datamount.fetch import exit_error, fetch
+from datamount.progress import Silent
 from datamount.retries import Policy
-from datamount.status import Status, read_status
+from datamount.status import DatasetStatus, Status, read_status
 from tests.folder_driver import World
 
 MIB = 1024 * 1024
@@ -428,6 +431,44 @@ def test_a_full_disk_is_seen_before_and_named(bench: Bench, monkeypatch: pytest.
     assert "1.0 kB free" in error["detail"]
     assert not bench.world.opened
     assert isinstance(exit_error(status), DiskFull)
+
+
+def test_a_disk_that_fills_up_is_named_and_left_clean(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOSPC during the transfer ends the dataset with a sentence, leaves no half file, and a re-fetch mends it."""
+    bench.world.put("codes", FILES | {"big": os.urandom(300_000)})
+    write = os.write
+
+    def full(handle: int, block: Any) -> int:
+        if len(block) == 64 * 1024:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(handle, block)
+
+    monkeypatch.setattr(os, "write", full)
+    status = bench.fetch()
+    monkeypatch.undo()
+    error = status.datasets["codes"].error
+    assert error is not None
+    assert error["type"].endswith("disk-full")
+    assert bench.partial() == []
+    assert bench.fetch().state == "ready"
+
+
+def test_an_interrupted_fetch_stops_soon_and_goes_on(bench: Bench) -> None:
+    """Ctrl-C ends the transfers at their next chunk; the next fetch goes on at the checkpoint."""
+    bench.world.put("codes", {"big": os.urandom(20 * MIB)})
+
+    class Interrupting(Silent):
+        def update(self, name: str, status: DatasetStatus) -> None:
+            raise KeyboardInterrupt
+
+    bench.world.before_chunk = lambda _item, offset: time.sleep(0.3 if offset >= 17 * MIB else 0)
+    with pytest.raises(KeyboardInterrupt):
+        bench.fetch(progress=Interrupting())
+    assert bench.files() == {}
+    bench.world.before_chunk = lambda _item, _offset: None
+    bench.world.starts.clear()
+    assert bench.fetch().state == "ready"
+    assert bench.world.starts == [("big", 16 * MIB)]
 
 
 def test_two_objects_for_one_file_are_refused(bench: Bench) -> None:
