@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -118,13 +119,18 @@ class MySQLDriver(Driver[MySQL]):
         doing = f'reading the table "{table}"'
         with self._turn:
             done = False
+            impossible: Counter[str] = Counter()
             try:
                 connection = self._snapshot()
                 columns = self._describe(connection, table)
                 sql = self._select(connection, table, columns)
                 with named(self.name, doing, self._where):
-                    yield from parquet(connection, sql, columns, lambda *lost: self._impossible(table, *lost))
+                    yield from parquet(connection, sql, columns, impossible)
                 done = True
+                self.warnings += [
+                    f"{table}.{name}: {count} dates that no calendar has (such as 0000-00-00) became null."
+                    for name, count in impossible.items()
+                ]
             finally:
                 if not done:
                     self._drop()
@@ -200,9 +206,6 @@ class MySQLDriver(Driver[MySQL]):
         with named(self.name, f'reading the key of the table "{table}"', self._where):
             found = _rows(connection, f"SHOW KEYS FROM {quoted(table)} WHERE Key_name = 'PRIMARY'")
         return [row[4].decode() for row in sorted(found, key=lambda row: int(row[3]))]
-
-    def _impossible(self, table: str, name: str, count: int) -> None:
-        self.warnings.append(f"{table}.{name}: dates that no calendar has (such as 0000-00-00) became null.")
 
 
 def quoted(identifier: str) -> str:

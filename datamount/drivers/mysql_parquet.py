@@ -6,7 +6,8 @@ written by Arrow into a buffer, and the buffer is handed on and emptied.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -16,12 +17,10 @@ from datamount.drivers.mysql_types import Column, convert
 from datamount.drivers.mysql_wire import row_groups
 
 
-def parquet(
-    connection: Any, sql: str, columns: Sequence[Column], impossible: Callable[[str, int], None]
-) -> Iterator[bytes]:
+def parquet(connection: Any, sql: str, columns: Sequence[Column], impossible: Counter[str]) -> Iterator[bytes]:
     """The bytes of a Parquet file with the rows of `sql`, whose columns are `columns`.
 
-    `impossible(column, count)` is told of dates that became null. The connection must be unused until the iterator
+    `impossible` counts, by column, the dates that became null. The connection must be unused until the iterator
     is exhausted; when it is closed before, the connection is in the middle of a result and can only be closed.
     """
     schema = pa.schema([column.field for column in columns])
@@ -33,7 +32,7 @@ def parquet(
                 array, lost = convert(values, column)
                 arrays.append(array)
                 if lost:
-                    impossible(column.name, lost)
+                    impossible[column.name] += lost
             writer.write_batch(pa.record_batch(arrays, schema=schema))
             yield drain.empty()
     yield drain.empty()
