@@ -53,19 +53,32 @@ class Guard:
         if refused:
             await answer(send, refused)
             return
-        started = False
+        started = over = False
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal over, read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._max_body:
+                over = True
+                raise self._too_large()
+            return message
 
         async def sending(message: Message) -> None:
             nonlocal started
+            if over and not started:
+                return  # the framework's own words on a body that it could not read
             started = started or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            await self.app(scope, self._limited(receive), sending)
-        except TooLarge as error:
+            await self.app(scope, limited, sending)
+        except TooLarge:
             if started:
                 raise
-            await answer(send, error)
+        if over and not started:
+            await answer(send, self._too_large())
 
     def _refuse(self, path: str, headers: dict[bytes, bytes]) -> DatamountError | None:
         host = headers.get(b"host", b"").decode("latin-1")
@@ -82,19 +95,6 @@ class Guard:
         if not length.isdigit() or int(length) > self._max_body:
             return self._too_large()
         return None
-
-    def _limited(self, receive: Receive) -> Receive:
-        read = 0
-
-        async def limited() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._max_body:
-                raise self._too_large()
-            return message
-
-        return limited
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"a request body may have {self._max_body} bytes at most.", who="you")
