@@ -7,6 +7,7 @@ opened, and work and data are there again, byte for byte. Then the same with Ctr
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
 import shutil
@@ -23,6 +24,7 @@ from tests.demo_session import Session, datamount
 from tests.demo_site import Site, commit, git
 
 DATASETS = ("mimic2", "labels", "images", "codes", "glossary")
+REPORTS = "mimic2/noteevents.parquet"
 ANSWER = 'answer = "consolidation – the readers saw it twice as often"  # 肺炎'
 NOTE_PATH, NOTE = "notes/first try.md", "# What I saw\n\nEdema is often called *heart failure*.\n"
 
@@ -162,7 +164,8 @@ class Check:
         self._datasets_ready(server)
         with self.step("every delivered byte is the source's") as row:
             files, row.size = self._compare_data()
-            row.found = f"{files} files compared by SHA-256"
+            reports = self._compare_reports()
+            row.found = f"{files} files compared by SHA-256, {reports} reports of the Parquet file by their text"
         with self.step("Ctrl-C saves what was not saved, and stops") as row:
             self._edit(server, f"{ANSWER} and later")
             session.interrupt()
@@ -231,17 +234,32 @@ class Check:
 
     def _compare_data(self) -> tuple[int, int]:
         """Number and bytes of the files below `data`, each compared with what was generated."""
-        data = (self.course / "data").resolve(strict=True)
-        made = self.site.generated
-        wanted = {
-            f"{part}/{path.name}": path for part in ("labels", "images", "codes") for path in (made / part).iterdir()
-        }
+        data, made = self._data(), self.site.generated
+        parts = ("labels", "images", "codes")
+        wanted = {f"{part}/{path.name}": path for part in parts for path in (made / part).iterdir()}
         wanted["glossary/glossary.csv"] = made / "glossary.csv"
-        there = {str(p.relative_to(data)): p for p in data.rglob("*") if p.is_file() and ".datamount" not in p.parts}
-        assert there.keys() - {"mimic2/noteevents.parquet"} == wanted.keys(), sorted(there.keys() ^ wanted.keys())
+        files = (path for path in data.rglob("*") if path.is_file())
+        there = {str(path.relative_to(data)): path for path in files if ".datamount" not in path.parts}
+        del there[REPORTS]
+        assert there.keys() == wanted.keys(), sorted(there.keys() ^ wanted.keys())
         for name, path in wanted.items():
             assert _sha256(there[name]) == _sha256(path), f"{name} is not what the source holds"
         return len(there), sum(path.stat().st_size for path in there.values())
+
+    def _compare_reports(self) -> int:
+        """Number of the reports in the Parquet file, each compared with what was generated."""
+        import pyarrow.parquet
+
+        columns = pyarrow.parquet.read_table(self._data() / REPORTS, columns=["row_id", "text"]).to_pydict()
+        with (self.site.generated / "mysql" / "noteevents.csv").open(newline="", encoding="utf-8") as stream:
+            notes = [note for note in csv.DictReader(stream) if note["category"] == "RADIOLOGY_REPORT"]
+        delivered = dict(zip(columns["row_id"], columns["text"], strict=True))
+        assert delivered == {int(note["row_id"]): note["text"] for note in notes}
+        return len(delivered)
+
+    def _data(self) -> Path:
+        """Where the course's link leads."""
+        return (self.course / "data").resolve(strict=True)
 
 
 def _answer(server: Jupyter) -> str:

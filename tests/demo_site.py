@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -163,7 +164,7 @@ class Site:
             self._push_labels()
             told.append(f"{objects} code lists; Quilt package {LABELS_PACKAGE}")
         with self._loading("pachyderm", "images", "images") as told:
-            self.pachyderm = self._stack.enter_context(servers.PachydermServer())
+            self.pachyderm = self._stack.enter_context(servers.PachydermServer(root_token=secrets.token_hex(16)))
             images, token = self._load_images(loaders)
             told.append(f"commit {images[:8]} of {IMAGES_REPO}")
         with self._loading("web", "glossary", "glossary.csv") as told:

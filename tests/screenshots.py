@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from playwright.sync_api import Page, sync_playwright  # noqa: E402
+from playwright.sync_api import Page, ViewportSize, sync_playwright  # noqa: E402
 
 from tests.demo_jupyter import Jupyter  # noqa: E402
 from tests.demo_session import Session  # noqa: E402
@@ -23,7 +23,7 @@ from tests.demo_site import Site  # noqa: E402
 from tests.servers import program  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
-SIZE = {"width": 1360, "height": 850}
+SIZE: ViewportSize = {"width": 1360, "height": 850}
 
 
 def show_session(page: Page, server: Jupyter) -> None:

@@ -76,10 +76,10 @@ def load_pachyderm(client: Any, repo: str, folder: Path) -> str:
     """Put the images below /png of the branch master in one commit with a python_pachyderm client; the commit's ID."""
     if repo not in {info.repo.name for info in client.list_repo()}:
         client.create_repo(repo)
-    with client.commit(repo, "master") as commit:
-        client.delete_file(commit, "/png")
+    with client.commit(repo, "master") as commit, client.modify_file_client(commit) as change:
+        change.delete_file("/png")
         for path in sorted((folder / "images").glob("*.png")):
-            client.put_file_bytes(commit, f"/png/{path.name}", path.read_bytes())
+            change.put_file_from_bytes(f"/png/{path.name}", path.read_bytes())
     identity: str = commit.id
     return identity
 
