@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from datamount import manifest
 from datamount.errors import ManifestError
-from datamount.manifest_file import parse_manifest
+from datamount.manifest_file import load_manifest, parse_manifest
 
 PAGE = (Path(__file__).parents[2] / "docs/authors/manifest.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+(?: \w+)?)\n(.*?)^```$", PAGE, re.M | re.S)
@@ -58,3 +58,9 @@ def test_each_key_has_an_example(model: str, key: str) -> None:
                 visit(dataset.source)
     names = {"Source": "S3", "Strict": ""}
     assert (names.get(model, model), key) in used
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "examples").rglob("datamount.yaml")), ids=str)
+def test_the_example_courses_are_valid(path: Path) -> None:
+    """The manifest of every example course loads."""
+    assert load_manifest(path).datasets
