@@ -295,7 +295,7 @@ class LocalSession:
         sidecar.terminate()
         code = sidecar.wait(FLUSH) if self._signals < 2 else sidecar.wait(1.0)
         jupyter.terminate()
-        saved = code in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+        saved = code == 0
         if saved:
             self.say("saved; all work is in the store.")
         else:

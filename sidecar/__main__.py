@@ -10,9 +10,9 @@ import asyncio
 import json
 import logging
 import secrets
+import signal
 import socket
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
     place = settings.run / names.SIDECAR_FILE
     write_atomic(place, (json.dumps({"url": url, "token": token}) + "\n").encode(), mode=0o600)
     server = Server(config, session)
-    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has ended
-        asyncio.run(server.serve([listener]))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn raises the signals again after it has ended: that must not end us before the exit code is known.
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    asyncio.run(server.serve([listener]))
     return 0 if session.close() else Unavailable.exit_code
 
 
