@@ -294,7 +294,15 @@ class FsspecPlace(Place):
         """File systems raise what their SDK raises; only Python's own kinds are told apart."""
         if isinstance(error, DatamountError):
             return error
-        if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        cause = error.__cause__
+        if isinstance(error, FileNotFoundError) and cause is not None and not isinstance(cause, FileNotFoundError):
+            # fsspec's http says FileNotFoundError for whatever went wrong; the cause knows.
+            status = getattr(cause, "status", 0)
+            if status in (401, 403):
+                return self.refused(str(status))
+            if status not in (404, 410):
+                return self.unavailable(type(cause).__name__)
+        if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | KeyError):
             return self.missing(type(error).__name__)
         if isinstance(error, PermissionError):
             return self.refused(type(error).__name__)

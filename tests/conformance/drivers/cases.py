@@ -54,9 +54,18 @@ class DriverCase(ABC):
     """Whether an Item planned before the source moved on still yields the old bytes. If not, the suite wants
     VerificationFailed or bytes that its digest gives away."""
 
+    _shared: ClassVar[dict[type[DriverCase], Published]] = {}
+
     def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
         self.request = request
         self.folder = folder
+
+    def shared(self) -> Published:
+        """One publication for all tests that only read."""
+        kind = type(self)
+        if kind not in self._shared:
+            self._shared[kind] = self.publish()
+        return self._shared[kind]
 
     @abstractmethod
     def publish(self) -> Published:
@@ -123,9 +132,9 @@ class S3Case(DriverCase):
         return [Published(self.source(place), admin) for place in places]
 
     def refused(self) -> list[Published]:
-        published = self.publish()
+        published = self.shared()
         reader = self.server.identities["reader"]
-        unsigned = self.source(f"s3://{published.handle}/course/", anonymous=True)
+        unsigned = {"s3": {k: v for k, v in published.source["s3"].items() if k != "credential"} | {"anonymous": True}}
         return [
             Published(published.source, s3_credential(WRONG)),
             Published(published.source, s3_credential(servers.Identity(reader.access_key_id, WRONG.secret_access_key))),
@@ -180,7 +189,7 @@ class QuiltCase(DriverCase):
         self.push(published.handle, {path: body + b"new" for path, body in TREE.items()})
 
     def missing(self) -> list[Published]:
-        published = self.publish()
+        published = self.shared()
         source = dict(published.source)["quilt"]
         changes: list[dict[str, Any]] = [
             {"registry": "s3://no-such-bucket-here"},
@@ -193,7 +202,7 @@ class QuiltCase(DriverCase):
         return [Published({"quilt": source | change}, published.credential) for change in changes]
 
     def refused(self) -> list[Published]:
-        published = self.publish()
+        published = self.shared()
         reader = self.server.identities["reader"]
         return [Published(published.source, s3_credential(identity)) for identity in (WRONG, reader)]
 
@@ -217,7 +226,7 @@ class QuiltFolderCase(QuiltCase):
         return Published(source, None, TREE, registry)
 
     def missing(self) -> list[Published]:
-        published = self.publish()
+        published = self.shared()
         source = dict(published.source)["quilt"]
         changes = [{"registry": (self.folder / "none").as_uri()}, {"package": "course/other"}, {"top_hash": "0" * 8}]
         return [Published({"quilt": source | change}) for change in changes]
@@ -281,7 +290,7 @@ class URLTokenCase(URLCase):
         return Credential(token=SecretStr(self.token))
 
     def refused(self) -> list[Published]:
-        published = self.publish()
+        published = self.shared()
         secret_query = {"url": f"{published.source['url']}?signature={WRONG.secret_access_key}"}
         wrong = Credential(token=SecretStr(WRONG.secret_access_key))
         return [Published(published.source), Published(published.source, wrong), Published(secret_query, wrong)]
@@ -319,7 +328,7 @@ class URLFsspecCase(URLCase):
         pytest.skip("fsspec keeps what it has read of an archive")
 
     def missing(self) -> list[Published]:
-        url = self.publish().source["url"]
+        url = self.shared().source["url"]
         return [
             Published({"url": url.replace("inner/", "outer/")}),
             Published({"url": f"zip://a::{self.address('no.zip')}"}),

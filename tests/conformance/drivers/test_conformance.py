@@ -37,7 +37,7 @@ def deliver(published: Published) -> dict[str, bytes]:
 
 def test_resolve_is_stable(case: DriverCase) -> None:
     """While nothing changes at the source, resolving twice, or with the pin, gives the same small JSON pin."""
-    with closing(case.publish().driver()) as driver:
+    with closing(case.shared().driver()) as driver:
         pin = dict(driver.resolve())
         assert pin == dict(driver.resolve())
         assert pin == dict(driver.resolve(json.loads(json.dumps(pin))))
@@ -46,7 +46,7 @@ def test_resolve_is_stable(case: DriverCase) -> None:
 
 def test_plan_lists_exactly_the_objects(case: DriverCase) -> None:
     """The plan has each published object once, with its size, at a safe path, and nothing else; twice the same."""
-    published = case.publish()
+    published = case.shared()
     with closing(published.driver()) as driver:
         pin = driver.resolve()
         items = list(driver.plan(pin))
@@ -61,7 +61,7 @@ def test_plan_lists_exactly_the_objects(case: DriverCase) -> None:
 
 def test_open_yields_the_exact_bytes(case: DriverCase) -> None:
     """What is delivered is, byte for byte, what was published."""
-    published = case.publish()
+    published = case.shared()
     delivered = deliver(published)
     assert sorted(published.expected) == sorted(delivered)
     for path, data in delivered.items():
@@ -70,7 +70,7 @@ def test_open_yields_the_exact_bytes(case: DriverCase) -> None:
 
 def test_a_locked_item_opens_in_a_new_driver(case: DriverCase) -> None:
     """An Item that went through JSON (as the lock keeps it) opens in another process's driver that only resolved."""
-    published = case.publish()
+    published = case.shared()
     with closing(published.driver()) as driver:
         pin, items = dict(driver.resolve()), planned(driver)
     with closing(published.driver()) as driver:
@@ -82,7 +82,7 @@ def test_a_locked_item_opens_in_a_new_driver(case: DriverCase) -> None:
 
 def test_ranges(case: DriverCase) -> None:
     """Where ranges are supported, [start, stop) is exactly those bytes, also empty and at the end."""
-    published = case.publish()
+    published = case.shared()
     with closing(published.driver()) as driver:
         items = planned(driver)
         if not driver.supports_ranges:
@@ -98,7 +98,7 @@ def test_ranges(case: DriverCase) -> None:
 
 def test_digests_match(case: DriverCase) -> None:
     """A digest that a plan promises is the digest of what is delivered."""
-    published = case.publish()
+    published = case.shared()
     with closing(published.driver()) as driver:
         promised = {path: item for path, item in planned(driver).items() if item.digest}
         if not promised:
@@ -194,7 +194,7 @@ def test_no_error_tells_a_secret(case: DriverCase) -> None:
 
 def test_open_works_from_threads(case: DriverCase) -> None:
     """Eight threads that read every object at once each get the right bytes."""
-    published = case.publish()
+    published = case.shared()
     with closing(published.driver()) as driver:
         items = planned(driver)
         with ThreadPoolExecutor(8) as pool:
@@ -205,7 +205,7 @@ def test_open_works_from_threads(case: DriverCase) -> None:
 
 def test_a_reader_may_stop_early(case: DriverCase) -> None:
     """Closing the iterator after one chunk raises nothing, and the driver goes on; closing twice is fine."""
-    published = case.publish()
+    published = case.shared()
     driver = published.driver()
     items = planned(driver)
     for item in items.values():
