@@ -1,45 +1,25 @@
 """From the text of datamount.yaml to its models, with a sentence for every fault.
 
-The file comes from a stranger's repo and is read in the controller, in init containers and on laptops, so this
-reads a small, plain part of YAML and refuses the rest by name: no aliases and anchors (hence no bombs), no tags, one
-document, at most 1 MiB and 50 levels, and no scalar that YAML 1.1 and 1.2 read differently (`no`, 0123, 1_000).
-Parsing is libyaml's; the events are taken one by one, because `compose()` already expands aliases and recurses.
-
-All faults are found in one run: a value that cannot be read is left out and what would follow from its absence is
-not reported.
+All faults are found in one run: a value that cannot be read is left out, and what would only follow from its absence
+is not reported.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from datamount.errors import Fault, ManifestError
 from datamount.manifest import SOURCES, VERSION, Manifest, Mistake, sources_mistake
+from datamount.manifest_yaml import BROKEN, MAX_BYTES, Odd, Reader, Where, dotted, quoted
 
-MAX_BYTES = 1 << 20
-MAX_DEPTH = 50
 MAX_FAULTS = 100
 """Faults that are worded; a file with more is not a manifest, and the work stays bounded."""
 
-_Path = tuple[str | int, ...]
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
-_NUMBER = re.compile(
-    r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-    r"|0[xX][0-9a-fA-F_]+|0o[0-7]+|0b[01_]+|[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"
-)
-_BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_OLD_BOOLEANS = frozenset(word for w in ("yes", "no", "on", "off") for word in (w, w.capitalize(), w.upper()))
-_NULLS = ("", "~", "null", "Null", "NULL")
 _SECRET_KEYS = frozenset(
     """user username password passwd pwd secret token api_key apikey key access_key access_key_id secret_key
     secret_access_key aws_access_key_id aws_secret_access_key session_token credentials_file auth""".split()  # noqa: SIM905
@@ -60,7 +40,7 @@ def load_manifest(path: Path) -> Manifest:
 
 def parse_manifest(data: bytes, file: str = "datamount.yaml") -> Manifest:
     """The manifest in these bytes; `file` names it in messages. Raises ManifestError with all its faults."""
-    reader = _Reader()
+    reader = Reader()
     value = reader.read(data)
     faults = reader.faults
     if isinstance(value, dict):
@@ -74,232 +54,14 @@ def parse_manifest(data: bytes, file: str = "datamount.yaml") -> Manifest:
     raise ManifestError(file, faults)
 
 
-class _Stop(Exception):
-    """The rest of the file cannot be read; the fault is recorded."""
-
-
-class _Broken:
-    """Stands for a value whose fault is recorded already."""
-
-
-_BROKEN = _Broken()
-
-
-class _Odd(str):
-    """A plain scalar that is neither text nor a plain number, such as `1.5` or 0123; wrong wherever it stands."""
-
-    __slots__ = ()
-
-
-class _Reader:
-    """One file's plain value, where each part of it stands, and the faults of its YAML."""
-
-    def __init__(self) -> None:
-        self.faults: list[Fault] = []
-        self.keys: dict[_Path, tuple[int, int]] = {}
-        self.values: dict[_Path, tuple[int, int]] = {}
-        self.broken: set[_Path] = set()
-
-    def read(self, data: bytes) -> Any:
-        """The file's value; not a dict when nothing can be said about its content."""
-        try:
-            text = self._text(data)
-            tabs = self._tabs(text)
-            return self._document(text, tabs)
-        except _Stop:
-            return _BROKEN
-
-    def fault(self, place: tuple[int, int], message: str, hint: str = "", path: _Path = ()) -> None:
-        self.faults.append(Fault(message, *place, key=_dotted(path), hint=hint))
-
-    def stop(self, place: tuple[int, int], message: str, hint: str = "") -> _Stop:
-        self.fault(place, message, hint)
-        return _Stop()
-
-    # --- Text ---
-
-    def _text(self, data: bytes) -> str:
-        if len(data) > MAX_BYTES:
-            raise self.stop((0, 0), "the file is over 1 MiB.", "A manifest names data; the data goes elsewhere.")
-        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise self.stop((1, 1), "the file is UTF-16.", "Save it as UTF-8.")
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            before = data[: error.start].decode("utf-8", "replace")
-            raise self.stop(_place(before), "the file is not UTF-8 from here on.", "Save it as UTF-8.") from None
-        bad = _UNPRINTABLE.search(text)
-        if bad:
-            raise self.stop(
-                _place(text[: bad.start()]), f"the character U+{ord(bad[0]):04X} is not allowed.", "Delete it."
-            )
-        return text
-
-    def _tabs(self, text: str) -> bool:
-        """Record each line indented by a tab; YAML allows none, and says so in words that help nobody."""
-        found = False
-        for number, line in enumerate(text.split("\n"), 1):
-            indent = line[: len(line) - len(line.lstrip(" \t"))]
-            if "\t" in indent and line.strip():
-                self.fault((number, indent.index("\t") + 1), "the line is indented with a tab.", "Use spaces.")
-                found = True
-        return found
-
-    # --- Events ---
-
-    def _document(self, text: str, tabs: bool) -> Any:
-        loader = _Loader(text)
-        try:
-            events = iter(loader.get_event, None)
-            value = self._stream(events)
-        except yaml.YAMLError as error:
-            if not tabs:
-                raise self._syntax(error) from None
-            raise _Stop from None
-        finally:
-            loader.dispose()
-        if not isinstance(value, dict):
-            if value is None:
-                self.fault((0, 0), "the file is empty.", f"Begin it with `version: {VERSION}`.")
-            elif value is not _BROKEN:
-                self.fault(self.values[()], "a manifest is a mapping of keys.", f"Begin it with `version: {VERSION}`.")
-        return value
-
-    def _syntax(self, error: yaml.YAMLError) -> _Stop:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        problem = " ".join(str(getattr(error, "problem", None) or "this cannot be read").split())
-        message, hint = _SYNTAX.get(problem, (f"this is not YAML: {problem}.", "Check indentation, colons and quotes."))
-        return self.stop((mark.line + 1, mark.column + 1) if mark else (0, 0), message, hint)
-
-    def _stream(self, events: Iterator[Any]) -> Any:
-        value: Any = None
-        seen = False
-        for event in events:
-            if isinstance(event, yaml.StreamEndEvent):
-                break
-            if isinstance(event, yaml.DocumentStartEvent):
-                if seen:
-                    self.fault(_mark(event), "a second document begins here (`---`).", "A manifest is one document.")
-                    break
-                seen = True
-                value = self._node(next(events), events, (), 0)
-        return value
-
-    def _node(self, event: Any, events: Iterator[Any], path: _Path, depth: int) -> Any:
-        place = _mark(event)
-        self.values.setdefault(path, place)
-        if isinstance(event, yaml.AliasEvent):
-            self.fault(place, "an alias (`*name`) is not allowed in a manifest.", "Write the value out.", path)
-            self.broken.add(path)
-            return _BROKEN
-        if depth > MAX_DEPTH:
-            raise self.stop(place, f"the file is nested deeper than {MAX_DEPTH} levels.")
-        if event.anchor is not None:
-            self.fault(place, "an anchor (`&name`) is not allowed in a manifest.", "Write the value out twice.", path)
-        if event.tag is not None:
-            self.fault(place, "a tag (`!name`) is not allowed in a manifest.", "Write the plain value.", path)
-        if isinstance(event, yaml.ScalarEvent):
-            if event.tag is not None:
-                self.broken.add(path)
-                return _BROKEN
-            return self._scalar(event, path)
-        value: Any = (
-            self._mapping(events, path, depth)
-            if isinstance(event, yaml.MappingStartEvent)
-            else self._sequence(events, path, depth)
-        )
-        if event.tag is not None:
-            self.broken.add(path)
-            return _BROKEN
-        return value
-
-    def _sequence(self, events: Iterator[Any], path: _Path, depth: int) -> list[Any]:
-        values: list[Any] = []
-        while not isinstance(event := next(events), yaml.SequenceEndEvent):
-            values.append(self._node(event, events, (*path, len(values)), depth + 1))
-        return values
-
-    def _mapping(self, events: Iterator[Any], path: _Path, depth: int) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        while not isinstance(event := next(events), yaml.MappingEndEvent):
-            place = _mark(event)
-            count = len(self.faults)
-            key = self._node(event, events, (*path, _KEY), depth + 1)
-            self.values.pop((*path, _KEY), None)
-            if isinstance(key, str) and not isinstance(key, _Odd) and key not in values:
-                self.keys[(*path, key)] = place
-                values[key] = self._node(next(events), events, (*path, key), depth + 1)
-                continue
-            if isinstance(key, str) and not isinstance(key, _Odd):
-                first = self.keys[(*path, key)][0]
-                self.fault(
-                    place, f"the key {_quoted(key)} is there already, on line {first}.", "Keep one.", (*path, key)
-                )
-            elif len(self.faults) == count:
-                self.fault(place, "a key must be text.", 'Put it in quotes, such as "1".', path)
-            # The value of a key that does not count is read for its own faults, and left out.
-            self._node(next(events), events, (*path, _KEY, len(values)), depth + 1)
-        return values
-
-    def _scalar(self, event: Any, path: _Path) -> Any:
-        text: str = event.value
-        if event.style not in (None, "") or not event.implicit[0]:
-            return text
-        if text in _NULLS:
-            return None
-        if text in _BOOLEANS:
-            return _BOOLEANS[text]
-        if text in _OLD_BOOLEANS:
-            self.fault(
-                _mark(event),
-                f"{text} means a truth value to some programs and text to others.",
-                f'Write true or false, or "{text}" in quotes.',
-                () if path and path[-1] == _KEY else path,
-            )
-            self.broken.add(path)
-            return _BROKEN
-        if _INTEGER.fullmatch(text):
-            return int(text)
-        return _Odd(text) if _NUMBER.fullmatch(text) else text
-
-
-_KEY = "\0key"
-"""Where a key itself stands while it is read; no key can have this name."""
-
-_SYNTAX = {
-    "mapping values are not allowed in this context": (
-        "a colon here starts a second value on one line, or the line is indented wrongly.",
-        "Put text with a colon in quotes, and line keys up with their neighbours.",
-    ),
-    "did not find expected key": (
-        "a key is expected here; the line is indented wrongly, or a quote or bracket before it is not closed.",
-        "Line it up with its neighbours.",
-    ),
-    "could not find expected ':'": ("this line has no colon after its key.", "Write `key: value`."),
-    "did not find expected ',' or ']'": (
-        "a list in [ ] is not closed.",
-        'Write "," between values and "]" at its end.',
-    ),
-    "did not find expected ',' or '}'": (
-        "a mapping in { } is not closed.",
-        'Write "," between pairs and "}" at its end.',
-    ),
-    "found unexpected end of stream": ("a quote is opened and never closed.", "Close it."),
-    "found character that cannot start any token": (
-        "this character cannot begin a value.",
-        "Put the value in quotes.",
-    ),
-}
-
-
 # --- Models --------------------------------------------------------------------------------------------------
 
 
-def _validate(value: dict[str, Any], reader: _Reader) -> tuple[Manifest | None, list[Fault]]:
+def _validate(value: dict[str, Any], reader: Reader) -> tuple[Manifest | None, list[Fault]]:
     """The model of a plain value, or the faults of its content with their places."""
     clean, faults = _clean(value, reader)
     manifest: Manifest | None = None
-    found: list[tuple[_Path, str, dict[str, Any]]] = []
+    found: list[tuple[Where, str, dict[str, Any]]] = []
     try:
         manifest = Manifest.model_validate(clean)
     except ValidationError as error:
@@ -323,53 +85,53 @@ def _validate(value: dict[str, Any], reader: _Reader) -> tuple[Manifest | None, 
     return manifest, faults
 
 
-def _clean(value: dict[str, Any], reader: _Reader) -> tuple[dict[str, Any], list[Fault]]:
+def _clean(value: dict[str, Any], reader: Reader) -> tuple[dict[str, Any], list[Fault]]:
     """The value without what is broken, and a fault for each key that has no value and each odd number."""
     faults: list[Fault] = []
 
-    def visit(node: Any, path: _Path) -> Any:
+    def visit(node: Any, path: Where) -> Any:
         if isinstance(node, dict):
             cleaned = {key: visit(child, (*path, key)) for key, child in node.items()}
-            return {key: child for key, child in cleaned.items() if child is not _BROKEN}
+            return {key: child for key, child in cleaned.items() if child is not BROKEN}
         if isinstance(node, list):
             # A broken entry keeps its place, so that the paths of the others stay true.
             entries = [visit(entry, (*path, at)) for at, entry in enumerate(node)]
-            return [f"entry {at}" if entry is _BROKEN else entry for at, entry in enumerate(entries)]
-        if node is None or isinstance(node, _Odd):
+            return [f"entry {at}" if entry is BROKEN else entry for at, entry in enumerate(entries)]
+        if node is None or isinstance(node, Odd):
             if not _known(path):
                 return "" if node is None else str(node)  # its unknown key is the fault
             faults.append(_empty(path, reader) if node is None else _odd(path, reader))
             reader.broken.add(path)
-            return _BROKEN
+            return BROKEN
         return node
 
     return visit(value, ()), faults
 
 
-def _empty(path: _Path, reader: _Reader) -> Fault:
+def _empty(path: Where, reader: Reader) -> Fault:
     whole_table = len(path) > 1 and path[-2] == "tables"
     hint = "Write {} to take the whole table." if whole_table else "Write one, or delete the line."
-    return Fault(f"{_subject(path)} has no value.", *reader.keys.get(path, reader.values[path]), _dotted(path), hint)
+    return Fault(f"{_subject(path)} has no value.", *reader.keys.get(path, reader.values[path]), dotted(path), hint)
 
 
-def _odd(path: _Path, reader: _Reader) -> Fault:
+def _odd(path: Where, reader: Reader) -> Fault:
     hint = "Write a plain whole number." if _last(path) in ("version", "port", "max_size") else "Put it in quotes."
     return Fault(
-        f"{_subject(path)} is a number that programs read differently.", *reader.values[path], _dotted(path), hint
+        f"{_subject(path)} is a number that programs read differently.", *reader.values[path], dotted(path), hint
     )
 
 
-def _unkeyed(loc: Sequence[str | int]) -> _Path:
+def _unkeyed(loc: Sequence[str | int]) -> Where:
     return tuple(part for part in loc if part != "[key]")
 
 
-def _covered(path: _Path, broken: set[_Path]) -> bool:
+def _covered(path: Where, broken: set[Where]) -> bool:
     return any(path[:length] in broken for length in range(len(path) + 1))
 
 
-def _guesses(found: list[tuple[_Path, str, dict[str, Any]]]) -> dict[_Path, _Path]:
+def _guesses(found: list[tuple[Where, str, dict[str, Any]]]) -> dict[Where, Where]:
     """For each unknown key that looks like a slip of the pen, the path it was meant to have."""
-    guesses: dict[_Path, _Path] = {}
+    guesses: dict[Where, Where] = {}
     for path, kind, _ in found[:MAX_FAULTS]:
         if kind == "extra_forbidden":
             name = str(path[-1])
@@ -380,37 +142,35 @@ def _guesses(found: list[tuple[_Path, str, dict[str, Any]]]) -> dict[_Path, _Pat
     return guesses
 
 
-def _worded(
-    path: _Path, kind: str, error: dict[str, Any], reader: _Reader, guesses: dict[_Path, _Path]
-) -> Fault | None:
+def _worded(path: Where, kind: str, error: dict[str, Any], reader: Reader, guesses: dict[Where, Where]) -> Fault | None:
     """The fault as an author reads it; None where another fault says it already."""
     key_place = reader.keys.get(path, (0, 0))
     place = reader.values.get(path, key_place)
     context = error.get("ctx") or {}
-    dotted = _dotted(path)
+    key = dotted(path)
     mistake = context.get("error")
     if kind == "extra_forbidden":
         hint = _unknown_hint(path, guesses)
-        return Fault(f"unknown key {_quoted(str(path[-1]))} {_where(path[:-1])}.", *key_place, dotted, hint)
+        return Fault(f"unknown key {quoted(str(path[-1]))} {_where(path[:-1])}.", *key_place, key, hint)
     if kind == "missing":
         parent = path[:-1]
         place = reader.keys.get(parent, reader.values.get(parent, (0, 0)))
         hint = f"Write `version: {VERSION}` at its top." if path == ("version",) else f"Add `{path[-1]}: …`."
-        return Fault(f'{_where(parent).removeprefix("in ")} needs the key "{path[-1]}".', *place, dotted, hint)
+        return Fault(f'{_where(parent).removeprefix("in ")} needs the key "{path[-1]}".', *place, key, hint)
     if isinstance(mistake, Mistake):
         if len(path) == 2 and path[0] == "datasets" and "[key]" not in error["loc"]:
             return None  # `_sources` says it, also where other faults hid it from the model
         named = "[key]" in error["loc"]
-        subject = _quoted(str(path[-1])) if named else _subject(path)
-        return Fault(f"{subject}{_joined(mistake.message)}", *(key_place if named else place), dotted, mistake.hint)
+        subject = quoted(str(path[-1])) if named else _subject(path)
+        return Fault(f"{subject}{_joined(mistake.message)}", *(key_place if named else place), key, mistake.hint)
     if kind == "literal_error":
-        return Fault(f"{_subject(path)} must be {str(context['expected']).replace(chr(39), chr(34))}.", *place, dotted)
+        return Fault(f"{_subject(path)} must be {str(context['expected']).replace(chr(39), chr(34))}.", *place, key)
     if kind in ("greater_than_equal", "less_than_equal"):
-        return Fault(f"{_subject(path)} must be a port number from 1 to 65535.", *place, dotted)
+        return Fault(f"{_subject(path)} must be a port number from 1 to 65535.", *place, key)
     if kind == "too_short":
-        return Fault(f"{_subject(path)} is an empty list.", *place, dotted, "Name something, or delete the line.")
+        return Fault(f"{_subject(path)} is an empty list.", *place, key, "Name something, or delete the line.")
     wanted, hint = _WANTED.get(kind, ("something else", ""))
-    return Fault(f"{_subject(path)} must be {wanted}, not {_what(error.get('input'))}.", *place, dotted, hint)
+    return Fault(f"{_subject(path)} must be {wanted}, not {_what(error.get('input'))}.", *place, key, hint)
 
 
 _WANTED = {
@@ -437,7 +197,7 @@ def _joined(message: str) -> str:
     return f" {message}" if message.startswith(verbs) else f": {message}"
 
 
-def _sources(clean: dict[str, Any], reader: _Reader, guesses: dict[_Path, _Path]) -> list[Fault]:
+def _sources(clean: dict[str, Any], reader: Reader, guesses: dict[Where, Where]) -> list[Fault]:
     """Each dataset whose sources are not exactly one, also where it has other faults."""
     faults: list[Fault] = []
     datasets = clean.get("datasets")
@@ -454,7 +214,7 @@ def _sources(clean: dict[str, Any], reader: _Reader, guesses: dict[_Path, _Path]
         )
         if mistake:
             faults.append(
-                Fault(f"dataset {_quoted(name)} {mistake.message}", *reader.keys[path], _dotted(path), mistake.hint)
+                Fault(f"dataset {quoted(name)} {mistake.message}", *reader.keys[path], dotted(path), mistake.hint)
             )
         if len(faults) > MAX_FAULTS:
             break
@@ -464,7 +224,7 @@ def _sources(clean: dict[str, Any], reader: _Reader, guesses: dict[_Path, _Path]
 # --- Words ---------------------------------------------------------------------------------------------------
 
 
-def _type_at(path: _Path) -> Any:
+def _type_at(path: Where) -> Any:
     """The type that the models give to the value at this path; None where they know no such key."""
     kind: Any = Manifest
     for part in path:
@@ -489,18 +249,18 @@ def _options(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
-def _known(path: _Path) -> bool:
+def _known(path: Where) -> bool:
     return _type_at(path) is not None
 
 
-def _keys_at(path: _Path) -> list[str]:
+def _keys_at(path: Where) -> list[str]:
     for option in _options(_type_at(path)):
         if isinstance(option, type) and issubclass(option, BaseModel):
             return list(option.model_fields)
     return []
 
 
-def _unknown_hint(path: _Path, guesses: dict[_Path, _Path]) -> str:
+def _unknown_hint(path: Where, guesses: dict[Where, Where]) -> str:
     name = str(path[-1])
     if name.lower() in _SECRET_KEYS and len(path) > 2:
         return "Secrets never stand in a course: name one with `credential: NAME`."
@@ -515,49 +275,27 @@ def _unknown_hint(path: _Path, guesses: dict[_Path, _Path]) -> str:
     return f"Known keys: {', '.join(_keys_at(path[:-1]))}."
 
 
-def _where(path: _Path) -> str:
+def _where(path: Where) -> str:
     if not path:
         return "in the manifest"
     if len(path) >= 2 and path[-2] == "tables":
-        return f"in table {_quoted(str(path[-1]))}"
+        return f"in table {quoted(str(path[-1]))}"
     if len(path) == 2 and path[0] == "datasets":
-        return f"in dataset {_quoted(str(path[1]))}"
+        return f"in dataset {quoted(str(path[1]))}"
     if path[-1] in SOURCES:
         return f"in {'an' if path[-1] == 's3' else 'a'} {path[-1]} source"
     return f'in "{_last(path)}"'
 
 
-def _subject(path: _Path) -> str:
+def _subject(path: Where) -> str:
     if path and isinstance(path[-1], int):
         return f'entry {path[-1] + 1} of "{_last(path[:-1])}"'
     if len(path) >= 2 and path[-2] == "tables":
-        return f"table {_quoted(str(path[-1]))}"
+        return f"table {quoted(str(path[-1]))}"
     if len(path) == 2 and path[0] == "datasets":
-        return f"dataset {_quoted(str(path[1]))}"
-    return _quoted(_last(path))
+        return f"dataset {quoted(str(path[1]))}"
+    return quoted(_last(path))
 
 
-def _last(path: _Path) -> str:
+def _last(path: Where) -> str:
     return str(path[-1]) if path else ""
-
-
-def _dotted(path: _Path) -> str:
-    return ".".join(_short(str(part)) for part in path if part != _KEY)
-
-
-def _short(text: str) -> str:
-    plain = "".join(c if c.isprintable() else "�" for c in text[:60])
-    return plain + ("…" if len(text) > 60 else "")
-
-
-def _quoted(text: str) -> str:
-    return f'"{_short(text)}"'
-
-
-def _mark(event: Any) -> tuple[int, int]:
-    return event.start_mark.line + 1, event.start_mark.column + 1
-
-
-def _place(before: str) -> tuple[int, int]:
-    """The line and column after this text."""
-    return before.count("\n") + 1, len(before) - before.rfind("\n")

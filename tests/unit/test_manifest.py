@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from datamount.errors import Fault, ManifestError
 from datamount.manifest import SOURCES, Manifest, Mistake, json_schema, parse_size
-from datamount.manifest_file import MAX_BYTES, MAX_FAULTS, load_manifest, parse_manifest
+from datamount.manifest_file import MAX_FAULTS, load_manifest, parse_manifest
+from datamount.manifest_yaml import MAX_BYTES
 
 SHA = "5d41" * 16
 FULL = f"""\
@@ -523,3 +524,9 @@ def test_mutated_documents_agree_with_the_schema(data: st.DataObject) -> None:
     text = json.dumps(document)
     if survives(text.encode()) is not None:
         assert not list(validator().iter_errors(json.loads(text)))
+
+
+def test_a_fault_names_its_key_for_programs() -> None:
+    """A fault carries the dotted path of its key, as `validate --json` prints it."""
+    (fault,) = faults_of(one(MYSQL + ", credentials: x}"))
+    assert fault.key == "datasets.d.mysql.credentials"
