@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -76,6 +76,9 @@ class Driver(ABC, Generic[S]):
     supports_ranges: ClassVar[bool] = False
     """Whether `open` honours `start` and `stop`, so that large objects may be read in parts and resumed."""
 
+    supports_batches: ClassVar[bool] = False
+    """Whether `open_many` is faster than many `open`s."""
+
     def __init__(self, name: str, dataset: Dataset, source: S, credential: Credential | None) -> None:
         self.name = name
         self.dataset = dataset
@@ -100,6 +103,16 @@ class Driver(ABC, Generic[S]):
         The iterator is closed by the caller (generators: `finally` runs). Raises as `resolve` does; errors
         that may pass are `transient`.
         """
+
+    def open_many(self, items: Sequence[Item]) -> Iterator[tuple[Item, Iterator[Buffer]]]:
+        """Each of the items once, in an order of the driver's liking, with all its bytes.
+
+        Sources where a call costs more than a small file override it to bring many in one. A pair's bytes are to be
+        read before the next pair is asked for; the iterator is closed by the caller, also early. Raises as `open`;
+        what was yielded before an error is good.
+        """
+        for item in items:
+            yield item, self.open(item)
 
     def connect(self) -> Connection:
         """Connection files and variables beyond <NAME>_PATH. Does not need the network."""

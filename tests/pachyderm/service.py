@@ -439,7 +439,8 @@ class PFS(pfs_pb2_grpc.APIServicer):
     @streaming
     def GetFileTAR(self, request: Any, context: Any) -> Iterator[Any]:
         commit = self._readable(context, request.file)
-        found = tree.match(self._files(commit), commit.repo, request.file.commit.id, request.file.path)
+        wanted, part = request.file, request.path_range
+        found = tree.match(self._files(commit), commit.repo, wanted.commit.id, wanted.path, part.lower, part.upper)
         for data in tree.messages(tree.tar(found, self.state.read)):
             yield BytesValue(value=data)
 

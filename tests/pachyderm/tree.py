@@ -66,8 +66,13 @@ def children(files: Mapping[str, Blob], path: str) -> list[Entry]:
 _GLOB = re.compile(r"[*?\[\]{}!()@+^]")
 
 
-def match(files: Mapping[str, Blob], repo: str, commit: str, path: str) -> list[Entry]:
-    """What GetFile and GetFileTAR mean by a path: a glob, and everything below each folder that it matches."""
+def match(
+    files: Mapping[str, Blob], repo: str, commit: str, path: str, lower: str = "", upper: str = ""
+) -> list[Entry]:
+    """What GetFile and GetFileTAR mean by a path: a glob, and everything below each folder that it matches.
+
+    Entries outside [lower, upper) are left out before that, so a folder that is outside brings nothing with it.
+    """
     pattern = clean(path)
     special = _GLOB.search(pattern)
     # pachd reads from this prefix on, taking a backslash in it as itself, though the pattern takes it as an escape.
@@ -77,6 +82,8 @@ def match(files: Mapping[str, Blob], repo: str, commit: str, path: str) -> list[
     inside = ""
     for entry in entries(files):
         if not entry.path.startswith("" if prefix == "/" else prefix):
+            continue
+        if entry.path < lower or (upper and entry.path >= upper):
             continue
         if inside and entry.path.startswith(inside):
             chosen.append(entry)
