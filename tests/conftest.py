@@ -33,10 +33,23 @@ def http() -> Iterator[servers.HTTPServer]:
     yield from servers.running(servers.HTTPServer())
 
 
+def _pachd(address: str, root_token: str) -> servers.PachydermServer:
+    """The stand-in, or (TEST_PACHD, TEST_PACHD_AUTH: host:port) a real pachd that runs already."""
+    if running := os.environ.get(address):
+        return servers.RunningPachd(running, root_token=root_token)
+    return servers.PachydermServer(root_token=root_token)
+
+
 @pytest.fixture(scope="session")
 def pachyderm() -> Iterator[servers.PachydermServer]:
     """A running stand-in for pachd, auth off."""
-    yield from servers.running(servers.PachydermServer())
+    yield from servers.running(_pachd("TEST_PACHD", ""))
+
+
+@pytest.fixture(scope="session")
+def pachyderm_auth() -> Iterator[servers.PachydermServer]:
+    """A running stand-in for pachd, auth on."""
+    yield from servers.running(_pachd("TEST_PACHD_AUTH", "iamroot"))
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ of tests/conftest.py: `request.getfixturevalue("s3")`.
 
 from __future__ import annotations
 
+import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -338,6 +339,88 @@ class URLFsspecCase(URLCase):
         return Published({"url": f"zip://a.csv::http://127.0.0.1:{servers.free_port()}/x.zip"})
 
 
+class PachydermCase(DriverCase):
+    """A folder of a repo of a pachd that has auth on, read by a robot with the role repoReader."""
+
+    # pachd takes printable ASCII only, without the characters that mean something in its globs.
+    tree: ClassVar[dict[str, bytes]] = {
+        path: body for path, body in TREE.items() if re.fullmatch(r"[A-Za-z0-9_./-]+", path)
+    } | {
+        "odd &%20=~,'|<>$;#.txt": b"odd",
+        "odd/ lead and trail ": b"spaces",
+        "odd/back\\slash": b"not a separator",
+    }
+
+    @property
+    def server(self) -> servers.PachydermServer:
+        server: servers.PachydermServer = self.request.getfixturevalue("pachyderm_auth")
+        return server
+
+    def robot(self, repo: str = "") -> Credential:
+        """The token of a new robot, which may read `repo`."""
+        from python_pachyderm.proto.v2.auth import auth_pb2
+
+        name = f"robot-{secrets.token_hex(4)}"
+        client = self.server.client()
+        if repo:
+            resource = auth_pb2.Resource(type=auth_pb2.REPO, name=f"default/{repo}")
+            client.modify_role_binding(resource, f"robot:{name}", roles=["repoReader"])
+        token = client.get_robot_token(name, ttl=3600)
+        return Credential(address=self.server.address, token=SecretStr(token))
+
+    def source(self, repo: str, **more: Any) -> dict[str, Any]:
+        return {"pachyderm": {"repo": repo, "path": "/png", "credential": "c"} | more}
+
+    def publish(self) -> Published:
+        repo = f"radiology-{secrets.token_hex(4)}"
+        files = {f"/png/{path}": body for path, body in self.tree.items()}
+        self.server.put(repo, files | {"/png2/x": b"not asked for", "/x": b"not asked for"})
+        return Published(self.source(repo), self.robot(repo), self.tree, repo)
+
+    def move_on(self, published: Published) -> None:
+        self.server.put(published.handle, {f"/png/{path}": body + b"new" for path, body in self.tree.items()})
+
+    def missing(self) -> list[Published]:
+        published = self.publish()
+        source = dict(published.source)["pachyderm"]
+        changes: list[dict[str, Any]] = [
+            {"repo": "no-such-repo"},
+            {"project": "no-such-project"},
+            {"branch": "no-such-branch"},
+            {"commit": "0" * 12 + "4" + "0" * 19},
+            {"path": "/nothing"},
+            {"path": "/pn"},
+            {"path": "/png/*.csv"},
+        ]
+        root = Credential(address=self.server.address, token=SecretStr(self.server.root_token))
+        return [Published({"pachyderm": source | change}, root) for change in changes]
+
+    def refused(self) -> list[Published]:
+        published = self.publish()
+        address = self.server.address
+        credentials = [
+            Credential(address=address),
+            Credential(address=address, token=SecretStr(WRONG.secret_access_key)),
+            self.robot(),
+        ]
+        return [Published(published.source, credential) for credential in credentials]
+
+    def down(self) -> Published:
+        address = f"grpc://127.0.0.1:{servers.free_port()}"
+        return Published(self.source("radiology"), Credential(address=address))
+
+
+class PachydermFileCase(PachydermCase):
+    """One file of a repo, by its path."""
+
+    def publish(self) -> Published:
+        published = super().publish()
+        expected = {"large.bin": self.tree["large.bin"]}
+        return Published(
+            self.source(published.handle, path="/png/large.bin"), published.credential, expected, published.handle
+        )
+
+
 CASES: tuple[type[DriverCase], ...] = (
     S3Case,
     S3PlainCase,
@@ -348,4 +431,6 @@ CASES: tuple[type[DriverCase], ...] = (
     URLTokenCase,
     URLFileCase,
     URLFsspecCase,
+    PachydermCase,
+    PachydermFileCase,
 )
