@@ -62,8 +62,12 @@ class S3Driver(Driver[S3]):
             )
         if not self.is_prefix:
             return self._resolve_object(pin)
+        if pin is not None:
+            # Only whether the bucket can be read: pinned versions may outlive every key of today.
+            next(self.access.list(self.key, limit=1), None)
+            return dict(pin)
         versioned = self.access.has_versions(self.key)
-        if next(self.access.list(self.key, limit=1), None) is None and pin is None:
+        if next(self.access.list(self.key, limit=1), None) is None:
             raise NotFound(
                 f'dataset "{self.name}": there are no objects below {self.source.url}.',
                 hint="Check the address in datamount.yaml.",

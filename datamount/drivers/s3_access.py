@@ -30,7 +30,7 @@ from datamount.drivers.base import Buffer
 from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError, VerificationFailed
 
 CONNECT_SECONDS = 10
-READ_SECONDS = 60
+READ_SECONDS = 30
 """Longest silence of a server, not the longest transfer."""
 CHUNK = 2 << 20
 _MISSING = {"NoSuchBucket", "NoSuchKey", "NoSuchVersion", "NotFound"}
@@ -145,7 +145,8 @@ class S3Access:
             if error.code in _NO_VERSIONS or error.status in (405, 501):
                 return False
             raise self.explain(error, f"the versions of s3://{self.bucket}/{prefix}") from error
-        return any(v.findtext("VersionId", "null") != "null" for v in page.iter("Version"))
+        found = (*page.iter("Version"), *page.iter("DeleteMarker"))
+        return any(entry.findtext("VersionId", "null") != "null" for entry in found)
 
     def head(self, key: str, version_id: str | None = None) -> Object:
         """Size, ETag and VersionId of one object."""
