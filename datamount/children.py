@@ -30,11 +30,19 @@ class Child:
     Start it from a thread that lives as long as the process: the kernel counts the death of that thread.
     """
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ):
         self.name = name
         self.command = [str(part) for part in command]
         self.log = log
         self.environment = dict(environment) if environment is not None else None
+        self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -48,6 +56,7 @@ class Child:
                 stdout=descriptor,
                 stderr=descriptor,
                 env=self.environment,
+                cwd=self.folder,
                 start_new_session=True,
             )
         finally:

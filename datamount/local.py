@@ -244,7 +244,7 @@ class LocalSession:
         ]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             command.append("--allow-root")
-        child = Child("JupyterLab", command, self.at.run / "jupyter.log", environment)
+        child = Child("JupyterLab", command, self.at.run / "jupyter.log", environment, self.course.folder)
         return child, f"http://127.0.0.1:{port}/lab?token={token}"
 
     def _wait_for_sidecar(self, sidecar: Child) -> None:

@@ -46,7 +46,7 @@ class Jupyter:
                 if answer["msg_type"] == "stream":
                     printed += answer["content"]["text"]
                 elif answer["msg_type"] == "error":
-                    raise AssertionError("\n".join(answer["content"]["traceback"]))
+                    raise AssertionError("\n".join([printed, *answer["content"]["traceback"]]))
                 elif answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
                     return printed
         finally:
