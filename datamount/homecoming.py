@@ -11,7 +11,6 @@ from pathlib import Path
 
 from datamount import names, pristine
 from datamount.errors import NotFound
-from datamount.index import read_index
 from datamount.scan import Excludes, scan
 from datamount.snapshots import RestoreReport, Version, Workspace
 
@@ -48,8 +47,8 @@ def bring_back(
     version, shrunk = _newest(workspace)
     if version is None:
         return Homecoming(shrunk=shrunk)
-    last = read_index(state_dir, workspace._identity(), folder).last
-    if last == version.info.id and _work_is_there(version, folder):
+    last = workspace.basis(folder, state_dir)
+    if last and last.id == version.info.id and _work_is_there(version, folder):
         return Homecoming(shrunk=shrunk)
     say(f"restoring {version.info.files} files saved {version.info.created:%Y-%m-%d %H:%M} UTC")
     before = None

@@ -100,12 +100,14 @@ def read_index(state_dir: Path | None, workspace: str, folder: Path) -> Index:
         document = json.loads(body)
         if (document["format"], document["workspace"]) != (_FORMAT, workspace):
             return fresh
+        if document["folder"] != str(folder):
+            return Index(workspace, str(folder), writer=document["writer"])
         return Index(
             workspace=workspace,
             folder=str(folder),
             writer=document["writer"],
             last=read_header(document["last"]) if document["last"] else None,
-            files={p: Known(*k) for p, k in document["files"].items()} if document["folder"] == str(folder) else {},
+            files={p: Known(*k) for p, k in document["files"].items()},
             locations={s: Location(*place) for s, place in document["locations"].items()},
             bases=set(document["bases"]),
         )

@@ -1,4 +1,4 @@
-"""Turns the content of files into objects: small ones together into bundles, large ones alone, compressed where it pays.
+"""Turns the content of files into objects: small ones in bundles, large ones alone, compressed where it pays.
 
 Runs as a bounded pipeline: workers read, hash and compress; bundles upload while the next one fills; at most
 `_WINDOW` files and `_UPLOADS` bundles are held in memory.

@@ -48,6 +48,16 @@ class RestoreReport:
     saved_before: VersionInfo | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a restore would do, by path. `replaced` are files and links there with other content."""
+
+    new: tuple[str, ...]
+    replaced: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    not_stored: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Content:
     """Reads what entries point to, verified."""
@@ -187,6 +197,30 @@ def restore_entries(entries: Iterable[Entry], into: Path, content: Content) -> R
         tuple(sorted(done.not_stored)),
         done.bytes,
     )
+
+
+def preview_entries(entries: Iterable[Entry], into: Path) -> Preview:
+    """What `restore_entries` would do, file by file and link by link."""
+    kinds: dict[str, list[str]] = {"new": [], "replaced": [], "unchanged": [], "not_stored": []}
+    root = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if into.is_dir() else None
+    try:
+        for entry in entries:
+            if entry.type == "folder" or _refusal(entry):
+                continue
+            if root is None or not os.path.lexists(into / entry.path):
+                kind = "new" if entry.location or entry.type == "link" else "not_stored"
+            elif entry.type == "link":
+                path = into / entry.path
+                kind = "unchanged" if path.is_symlink() and str(path.readlink()) == entry.target else "replaced"
+            elif _same(root, entry):
+                kind = "unchanged"
+            else:
+                kind = "replaced" if entry.location else "not_stored"
+            kinds[kind].append(entry.path)
+    finally:
+        if root is not None:
+            os.close(root)
+    return Preview(**{kind: tuple(sorted(paths)) for kind, paths in kinds.items()})
 
 
 def _refusal(entry: Entry) -> str | None:

@@ -27,11 +27,13 @@ DEFAULT_EXCLUDES: dict[str, tuple[str, ...]] = {
         ".env", ".env.*", "!.env.example", "!.env.template", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx",
         "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".ssh/", ".aws/", ".azure/", ".gnupg/", ".kube/", ".docker/",
         ".config/gcloud/", ".config/gh/", ".netrc", ".pgpass", ".my.cnf", ".git-credentials", ".pypirc", ".npmrc",
-        "token.txt", "token.json", "*.token", "*_token", "*_token.txt", "token", "credentials.json", "client_secret*.json",
+        "token.txt", "token.json", "*.token", "*_token", "*_token.txt", "token", "credentials.json",
+        "client_secret*.json",
         ".Renviron", ".huggingface/token", ".kaggle/",
     ),
     "a cache": (
-        ".cache/", "__pycache__/", "*.pyc", ".ipynb_checkpoints/", ".virtual_documents/", ".mypy_cache/", ".ruff_cache/",
+        ".cache/", "__pycache__/", "*.pyc", ".ipynb_checkpoints/", ".virtual_documents/", ".mypy_cache/",
+        ".ruff_cache/",
         ".pytest_cache/", "node_modules/", ".npm/", ".conda/pkgs/", ".Trash-*/", ".Trash/", ".DS_Store", ".Rproj.user/",
         ".ipython/", ".jupyter/", ".local/share/jupyter/", ".local/share/Trash/", ".bash_history", ".python_history",
         ".julia/compiled/",
@@ -130,7 +132,7 @@ def _walk(folder: str, prefix: str, excludes: Excludes, result: Scan) -> None:
                 if f".~{entry.name}" in names:
                     result.writing.add(path)
             elif st.S_ISLNK(stat.st_mode):
-                target = os.readlink(entry.path)
+                target = os.readlink(entry.path)  # noqa: PTH115
                 if path == DATA_LINK and target.startswith("/"):
                     result.skipped.append(Skipped(path, "the link to the course's data"))
                 else:

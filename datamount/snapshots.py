@@ -58,7 +58,7 @@ from datamount.index import Index, read_index
 from datamount.objectstore import ObjectStore
 from datamount.pack import Packer
 from datamount.pristine import Pristine, load_pristine
-from datamount.restore import Content, RestoreReport, restore_entries
+from datamount.restore import Content, Preview, RestoreReport, preview_entries, restore_entries
 from datamount.scan import Excludes, Found, Scan, printable, scan
 from datamount.versionfile import (
     HEADER_BYTES,
@@ -78,6 +78,7 @@ __all__ = [
     "Change",
     "Entry",
     "Location",
+    "Preview",
     "RestoreReport",
     "SaveResult",
     "Skipped",
@@ -225,7 +226,7 @@ class Workspace:
             return SaveResult(base, False, packer.uploaded, packer.objects, tuple(skipped), tuple(warnings))
         return self._commit(draft, base, packer, pristine, index, state_dir, entries, tree, skipped, warnings)
 
-    def _commit(
+    def _commit(  # noqa: PLR0917
         self,
         draft: _Draft,
         base: VersionInfo | None,
@@ -382,8 +383,8 @@ class Workspace:
 
         Each file appears whole, verified and synced, or not at all. What cannot be restored is in the report and
         does not stop the rest. Files that the version does not hold stay as they are. With `save_first` the folder
-        as it is becomes a version before anything is written. With `state_dir`, the next save of `into` builds on
-        this version. NotFound when a path is not in the version.
+        as it is becomes a version before anything is written (`saved_before`), and is then the latest: save again to
+        make the restored state that. Else, with `state_dir`, the next save of `into` builds on the restored version. NotFound when a path is not in the version.
         """
         if isinstance(version, str):
             version = self.version(version)
@@ -392,11 +393,23 @@ class Workspace:
         before = None
         if save_first and into.is_dir() and any(into.iterdir()):
             message = f"before restoring {version.info.id}"
-            before = self.save(into, reason="auto", message=message, state_dir=state_dir).version
+            saved = self.save(into, reason="auto", message=message, state_dir=state_dir)
+            before = saved.version if saved.created else None
         report = restore_entries(chosen, into, self._content())
-        if state_dir is not None and not paths and not report.failed:
+        if state_dir is not None and before is None and not paths and not report.failed:
             self._adopt(version, into, state_dir)
         return replace(report, saved_before=before)
+
+    def preview(self, version: Version | str, into: Path, *, paths: Sequence[str] = ()) -> Preview:
+        """What a restore would do, with nothing written."""
+        if isinstance(version, str):
+            version = self.version(version)
+        return preview_entries(_chosen(version, paths), Path(os.path.abspath(into)))  # noqa: PTH100
+
+    def basis(self, folder: Path, state_dir: Path) -> VersionInfo | None:
+        """The version that this folder comes from, as far as this machine knows: the last saved from it or restored
+        to it whole. No request."""
+        return read_index(state_dir, self._identity(), Path(os.path.abspath(folder))).last  # noqa: PTH100
 
     def diff(self, a: Version | str, b: Version | str) -> list[Change]:
         """What changed from `a` to `b`, by path; times do not count."""

@@ -1,10 +1,11 @@
+# ruff: noqa: I001, PTH, E401, S607
 """Restore a saved version with nothing but Python: python3 restore.py WORKSPACE [VERSION|latest] INTO
 
 WORKSPACE is a copy of workspaces/<owner>/<course> (`aws s3 cp --recursive …` makes one). Files that were compressed
 need Python 3.14 or newer, or the `zstd` program. Each file is checked against its sha256. Exit code 3: some failed.
 """
 
-import base64, hashlib, json, os, subprocess, sys  # noqa: E401
+import base64, hashlib, json, os, subprocess, sys
 from pathlib import Path
 
 

@@ -1,1 +1,263 @@
-"""Commands."""
+"""`save`, `history`, `diff`, `restore`, `export`: a person's saved work, from any machine that reaches the store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from datamount.cli import app
+from datamount.errors import UsageError
+
+if TYPE_CHECKING:
+    from datamount.snapshots import RestoreReport, VersionInfo, Workspace
+
+Store = Annotated[str, typer.Option(help="Where work is kept: file:///folder or s3://bucket/prefix.")]
+Owner = Annotated[str, typer.Option(help="Whose work it is.")]
+Course = Annotated[str, typer.Option(help="The course's name in the store.")]
+Endpoint = Annotated[str | None, typer.Option(help="The S3 server, where it is not AWS.")]
+Json = Annotated[bool, typer.Option("--json", help="Print what a program reads.")]
+WHERE = "--store file:///srv/work --owner ann --course stat-101"
+
+
+@app.command(epilog=f'Example: [bold]datamount save ./my-course {WHERE} -m "before the exam"[/bold]')
+def save(  # noqa: PLR0917  (Typer's way to declare options)
+    folder: Annotated[Path, typer.Argument(help="The folder to save.")],
+    store: Store,
+    owner: Owner,
+    course: Course,
+    message: Annotated[str, typer.Option("-m", "--message", help="A note for the history.")] = "",
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="What to leave out, as in .gitignore; !PATTERN brings back. May repeat.")
+    ] = None,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Save a folder as a new version; nothing is written when nothing changed."""
+    workspace = _workspace(store, owner, course, endpoint_url)
+    result = workspace.save(
+        folder, message=message, author=owner, exclude=exclude or (), state_dir=_state_dir(workspace, folder)
+    )
+    if as_json:
+        document: dict[str, Any] = {
+            "created": result.created,
+            "version": _info(result.version) if result.version else None,
+        }
+        document |= {"bytes_uploaded": result.bytes_uploaded, "objects_uploaded": result.objects_uploaded}
+        document |= {"skipped": [asdict(s) for s in result.skipped], "warnings": list(result.warnings)}
+        _print_json(document)
+        return
+    version = result.version
+    if version is None:
+        return
+    if result.created:
+        print(f"saved {version.id}: {version.files} files, {_size(version.bytes)} ({_size(result.bytes_uploaded)} new)")
+    else:
+        print(f"nothing changed since {version.id}")
+    for skipped in result.skipped:
+        print(f"  not saved: {_shown(skipped.path)} ({skipped.reason})")
+    for warning in result.warnings:
+        print(f"  warning: {warning}")
+    if version.shrunk:
+        print("  warning: over half of the files of the version before are gone; it is still in the history")
+
+
+@app.command(epilog=f"Example: [bold]datamount history {WHERE}[/bold]")
+def history(store: Store, owner: Owner, course: Course, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
+    """List the saved versions, newest first."""
+    versions = _workspace(store, owner, course, endpoint_url).versions()
+    if as_json:
+        _print_json([_info(v) for v in versions])
+        return
+    parents = [v.parent for v in versions]
+    rows: list[tuple[str, ...]] = []
+    for v in versions:
+        note = v.message + (" [lost half of its files]" if v.shrunk else "")
+        note += " [saved beside another]" if v.parent and parents.count(v.parent) > 1 else ""
+        when = v.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        rows.append((v.id, when, v.reason, str(v.files), _size(v.bytes), _shown(note.strip())))
+    _table(("version", "saved", "reason", "files", "size", "note"), rows, "There is no saved version yet.")
+
+
+@app.command(epilog=f"Example: [bold]datamount diff 3 latest {WHERE}[/bold]")
+def diff(  # noqa: PLR0917
+    store: Store,
+    owner: Owner,
+    course: Course,
+    version: Annotated[str, typer.Argument(help="A version: id, number, or latest.")] = "latest",
+    other: Annotated[str | None, typer.Argument(help="Compare VERSION with this later one.")] = None,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Show which files a version changed, or what changed from one version to another."""
+    workspace = _workspace(store, owner, course, endpoint_url)
+    after = workspace.version(other or version)
+    before = workspace.version(version) if other else None
+    if before is None and after.info.parent:
+        before = workspace.version(after.info.parent)
+    changes = workspace.diff(before, after) if before else None
+    if changes is None:
+        listed = [("added", e.path, e.size) for e in after.entries]
+    else:
+        listed = [(c.kind, c.path, c.after.size if c.after else 0) for c in changes]
+    if as_json:
+        document = {"from": before.info.id if before else None, "to": after.info.id}
+        _print_json(document | {"changes": [{"kind": k, "path": _shown(p), "size": s} for k, p, s in listed]})
+        return
+    _table(("change", "path", "size"), [(k, _shown(p), _size(s)) for k, p, s in listed], "Nothing changed.")
+
+
+@app.command(epilog=f"Example: [bold]datamount restore latest notebooks/ --into ./rescued {WHERE}[/bold]")
+def restore(  # noqa: PLR0917
+    store: Store,
+    owner: Owner,
+    course: Course,
+    into: Annotated[Path, typer.Option(help="The folder to write to; made when missing.")],
+    version: Annotated[str, typer.Argument(help="A version: id, number, or latest.")] = "latest",
+    paths: Annotated[list[str] | None, typer.Argument(help="Files or folders of it. Default: all.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that differ; the folder is saved as a version first.")
+    ] = False,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a version, or some files of it, back to a folder. Exit code 3 when part of it could not be read."""
+    workspace = _workspace(store, owner, course, endpoint_url)
+    wanted = workspace.version(version)
+    replaced = workspace.preview(wanted, into, paths=paths or ()).replaced
+    if replaced and not overwrite:
+        some = ", ".join(_shown(p) for p in replaced[:5]) + (", …" if len(replaced) > 5 else "")
+        raise UsageError(
+            f"{into} holds other contents of {len(replaced)} of these files ({some}); nothing was written.",
+            hint="Restore to another folder, or add --overwrite: the folder is then saved as a version first.",
+            who="you",
+        )
+    state_dir = _state_dir(workspace, into)
+    report = workspace.restore(wanted, into, paths=paths or (), state_dir=state_dir, save_first=bool(replaced))
+    if report.saved_before:
+        # What was restored is what the owner wants to find next time, not what it replaced.
+        workspace.save(into, message=f"restored {wanted.info.id}", author=owner, state_dir=state_dir)
+    _report(report, into, as_json)
+
+
+@app.command(epilog=f"Example: [bold]datamount export 3 --zip work.zip {WHERE}[/bold]")
+def export(  # noqa: PLR0917
+    version: Annotated[str, typer.Argument(help="A version: id, number, or latest.")],
+    store: Store,
+    owner: Owner,
+    course: Course,
+    into: Annotated[Path | None, typer.Option(help="An empty or new folder to write to.")] = None,
+    zip_file: Annotated[Path | None, typer.Option("--zip", help="A zip file to write.")] = None,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Write a version to an empty folder or a zip file. Exit code 3 when part of it could not be read."""
+    if (into is None) == (zip_file is None):
+        raise UsageError("Name one place to export to.", hint="Add --into DIR or --zip FILE.", who="you")
+    workspace = _workspace(store, owner, course, endpoint_url)
+    wanted = workspace.version(version)
+    if into is not None:
+        if into.is_dir() and any(into.iterdir()):
+            raise UsageError(f"{into} is not empty.", hint="Name a new folder, or use `datamount restore`.", who="you")
+        _report(workspace.restore(wanted, into), into, as_json)
+    elif zip_file is not None:
+        from datamount.export import write_zip
+
+        missing = write_zip(workspace, wanted, zip_file)
+        if as_json:
+            _print_json({"zip": str(zip_file), "version": wanted.info.id, "failed": _named(missing)})
+        else:
+            print(f"wrote {wanted.info.id} to {zip_file}")
+            _print_missing(missing)
+        if missing:
+            raise typer.Exit(3)
+
+
+def _workspace(store: str, owner: str, course: str, endpoint_url: str | None) -> Workspace:
+    from datamount.objectstore import open_store
+    from datamount.snapshots import Workspace
+
+    return Workspace(open_store(store, endpoint_url), owner, course)
+
+
+def _state_dir(workspace: Workspace, folder: Path) -> Path:
+    """Where this machine remembers a folder between saves."""
+    import platformdirs
+
+    identity = f"{workspace.store.url}\n{workspace.prefix}\n{folder.absolute()}"
+    name = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    return platformdirs.user_state_path("datamount") / "folders" / name
+
+
+def _report(report: RestoreReport, into: Path, as_json: bool) -> None:
+    missing = report.failed | dict.fromkeys(report.not_stored, "a large file of the course; it is not stored here")
+    if as_json:
+        document: dict[str, Any] = {"into": str(into), "restored": [_shown(p) for p in report.restored]}
+        document |= {"unchanged": [_shown(p) for p in report.unchanged], "failed": _named(missing)}
+        saved = report.saved_before
+        _print_json(document | {"bytes": report.bytes, "saved_before": saved.id if saved else None})
+    else:
+        print(
+            f"restored {len(report.restored)} files ({_size(report.bytes)}) to {into}, "
+            f"{len(report.unchanged)} were there already"
+        )
+        if report.saved_before:
+            print(f"what was there is saved as {report.saved_before.id}")
+        _print_missing(missing)
+    if missing:
+        raise typer.Exit(3)
+
+
+def _print_missing(missing: dict[str, str]) -> None:
+    for path, why in missing.items():
+        print(f"  missing: {_shown(path)}: {why}", file=sys.stderr)
+
+
+def _named(missing: dict[str, str]) -> dict[str, str]:
+    return {_shown(path): why for path, why in missing.items()}
+
+
+def _info(info: VersionInfo) -> dict[str, Any]:
+    return asdict(info) | {"created": info.created.isoformat()}
+
+
+def _shown(text: str) -> str:
+    from datamount.scan import printable
+
+    return printable(text)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=1))
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]], empty: str) -> None:
+    """A table on a terminal; tab-separated lines for a pipe."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        print(empty)
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # as Text: a file name is not markup
+    Console().print(table)
