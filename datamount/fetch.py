@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import threading
@@ -46,6 +47,8 @@ from datamount.transfer import Desk, local_error
 
 if TYPE_CHECKING:
     from datamount.course import Course
+
+_log = logging.getLogger(__name__)
 
 WORKERS = 32
 """Threads that transfer, shared by all datasets: measured best for local stores, and enough at some latency."""
@@ -326,8 +329,17 @@ class Job:
         except BaseException as error:
             self._fail(self._ours(error))
         finally:
-            self.status.seconds = round(time.monotonic() - started, 3)
+            status = self.status
+            status.seconds = round(time.monotonic() - started, 3)
             self.engine.space.release(self.name)
+            _log.info(
+                "dataset %s: %s, %d files, %d bytes, %.1f s",
+                self.name,
+                status.state,
+                status.files_done,
+                status.bytes_done,
+                status.seconds,
+            )
 
     def _fail(self, error: DatamountError) -> None:
         self.delivery.error = error

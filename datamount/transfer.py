@@ -23,8 +23,10 @@ from datamount.folders import Folder
 from datamount.names import DATA_STATE_DIR
 from datamount.receipts import Receipt, Receipts
 
-CHECKPOINT = 8 * 1024 * 1024
-"""Bytes between checkpoints, and the size over which an object has any."""
+LARGE = 8 * 1024 * 1024
+"""Bytes over which an object is resumed rather than fetched again."""
+CHECKPOINT = 1024 * 1024
+"""Bytes between the checkpoints of a large object: what a kill costs at most, beside what is on its way."""
 _READ = 1024 * 1024
 _NEW = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -115,7 +117,7 @@ class Desk:
             return 0
 
     def _resumable(self, item: Item) -> bool:
-        return self.driver.supports_ranges and item.size is not None and item.size > CHECKPOINT
+        return self.driver.supports_ranges and item.size is not None and item.size > LARGE
 
     def _write(self, item: Item, handle: int, temporary: str, count: Advance) -> tuple[Digester, int]:
         """The whole body in the open file; the digest of it and its size."""
