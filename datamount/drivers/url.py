@@ -235,7 +235,7 @@ class WebPlace(Place):
         if error.code in (401, 403, 407, 451):
             return self.refused(str(error.code))
         passing = error.code in (408, 425, 429) or error.code >= 500
-        after = retry_after(error.headers.get("Retry-After", ""))
+        after = retry_after(error.headers.get("Retry-After", "")) if passing else None
         return self.unavailable(f"the server answered {error.code}", transient=passing, retry_after=after)
 
 

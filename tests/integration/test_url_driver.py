@@ -1,0 +1,131 @@
+"""What the url driver does with a web server's moods. The server here answers for real, and badly on purpose."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from datamount.credentials import Credential
+from datamount.drivers import open_driver
+from datamount.drivers.url import file_name, retry_after, shown
+from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError
+from datamount.manifest import Dataset
+
+BODY = bytes(range(256)) * 20_000
+
+
+class Moody(BaseHTTPRequestHandler):
+    """/whole ignores ranges; /short ends too early; /status/503 answers that; /to/PORT redirects there."""
+
+    seen: list[tuple[int, str, str | None]]
+
+    def do_GET(self) -> None:
+        port = self.server.server_address[1]
+        self.seen.append((port, self.path, self.headers.get("Authorization")))
+        _, kind, *rest = self.path.split("/")
+        if kind == "status":
+            self.send_response(int(rest[0]))
+            self.send_header("Retry-After", "7")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif kind == "to":
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.1:{rest[0]}/whole/x.csv")
+            self.end_headers()
+        else:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(BODY)))
+            self.end_headers()
+            self.wfile.write(BODY if kind == "whole" else BODY[:1000])
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def moody() -> Iterator[tuple[int, int]]:
+    """The ports of two such servers."""
+    Moody.seen = []
+    running = [ThreadingHTTPServer(("127.0.0.1", 0), Moody) for _ in range(2)]
+    for server in running:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield running[0].server_address[1], running[1].server_address[1]
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+def read(url: str, credential: Credential | None = None, start: int = 0, stop: int | None = None) -> bytes:
+    driver = open_driver("g", Dataset.model_validate({"url": url}), credential)
+    (item,) = driver.plan(driver.resolve())
+    return b"".join(bytes(chunk) for chunk in driver.open(item, start, stop))
+
+
+def test_a_server_without_ranges(moody: tuple[int, int]) -> None:
+    """A range of a server that always sends everything is that range still; the driver says that it has none."""
+    url = f"http://127.0.0.1:{moody[0]}/whole/x.csv"
+    for start, stop in ((0, None), (5, None), (0, 10), (3_000_000, 3_000_007), (len(BODY) - 1, None)):
+        assert read(url, None, start, stop) == BODY[start:stop]
+    driver = open_driver("g", Dataset.model_validate({"url": url}))
+    driver.resolve()
+    assert not driver.supports_ranges
+
+
+def test_a_short_body_is_an_error(moody: tuple[int, int]) -> None:
+    """A connection that ends before the announced length raises Unavailable, transient."""
+    with pytest.raises(Unavailable) as caught:
+        read(f"http://127.0.0.1:{moody[0]}/short/x.csv")
+    assert caught.value.transient
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "transient"),
+    [
+        (401, Refused, False),
+        (403, Refused, False),
+        (404, NotFound, False),
+        (410, NotFound, False),
+        (418, Unavailable, False),
+        (429, Unavailable, True),
+        (500, Unavailable, True),
+        (503, Unavailable, True),
+    ],
+)
+def test_statuses(moody: tuple[int, int], status: int, kind: type[DatamountError], transient: bool) -> None:
+    """Each status is the error that says who can act; passing ones are transient with the server's Retry-After."""
+    with pytest.raises(DatamountError) as caught:
+        read(f"http://127.0.0.1:{moody[0]}/status/{status}/x.csv")
+    assert type(caught.value) is kind
+    assert caught.value.transient == transient
+    assert caught.value.retry_after == (7 if transient else None)
+
+
+def test_a_credential_does_not_follow_a_redirect(moody: tuple[int, int]) -> None:
+    """The token goes to the host that the manifest names, and to no host that this one points at."""
+    first, second = moody
+    assert read(f"http://127.0.0.1:{first}/to/{second}/x.csv", Credential(token=SecretStr("t"))) == BODY
+    assert {(port, token) for port, _, token in Moody.seen} == {(first, "Bearer t"), (second, None)}
+
+
+@pytest.mark.parametrize("url", ["nope", "nosuch://host/x", "/etc/passwd"])
+def test_what_is_no_url_is_said(url: str) -> None:
+    """An address that nobody can read is a UsageError, not a crash."""
+    with pytest.raises((UsageError, ValueError)):
+        read(url)
+
+
+def test_names_and_messages() -> None:
+    """The file has the last part of the path as its name; a message has neither user, password nor query."""
+    assert file_name("https://h/a/b%20c.csv?x=/y") == "b c.csv"
+    assert file_name("zip://in/d.csv::https://h/a.zip") == "d.csv"
+    assert file_name("https://h/") == ""
+    assert shown("https://u:p@h:1/a.csv?sig=s#f") == "https://h:1/a.csv"
+    assert shown("zip://d.csv::ftp://u:p@h/a.zip") == "zip://d.csv::ftp://h/a.zip"
+    assert retry_after("12") == 12
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert retry_after("soon") is None
