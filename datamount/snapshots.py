@@ -62,6 +62,7 @@ from datamount.restore import Content, Preview, RestoreReport, preview_entries, 
 from datamount.scan import Excludes, Found, Scan, printable, scan
 from datamount.versionfile import (
     HEADER_BYTES,
+    MESSAGE_LIMIT,
     Entry,
     Location,
     Reason,
@@ -151,14 +152,14 @@ class Workspace:
     ) -> SaveResult:
         """A new version of `folder`, durable when this returns; or, for an unchanged tree, nothing at all.
 
-        `exclude` are patterns as in .gitignore, on top of the defaults (`!pattern` brings back what those leave out).
+        `message` is cut after 2,000 characters. `exclude` are patterns as in .gitignore, on top of the defaults (`!pattern` brings back what those leave out).
         Over `max_bytes` (of files) the largest are left out and named, notebooks last. `state_dir` keeps the local
         index and the course's pristine hashes; without it every file is read and the store is asked. The parent is
         `parent`, else the version that this folder comes from, else the latest.
         Raises the store's errors; the versions that were there are untouched, and the same call may be repeated.
         """
         started = time.monotonic()
-        draft = _Draft(reason, message, author, course_ref, image, tuple(exclude), max_bytes, parent)
+        draft = _Draft(reason, message[:MESSAGE_LIMIT], author, course_ref, image, tuple(exclude), max_bytes, parent)
         folder = Path(os.path.abspath(folder))  # noqa: PTH100  (resolve() would follow a link of the student's)
         if not folder.is_dir():
             raise UsageError(f"{printable(str(folder))} is not a folder.", who="you")

@@ -1,4 +1,4 @@
-# ruff: noqa: I001, PTH, E401, S607
+# ruff: noqa
 """Restore a saved version with nothing but Python: python3 restore.py WORKSPACE [VERSION|latest] INTO
 
 WORKSPACE is a copy of workspaces/<owner>/<course> (`aws s3 cp --recursive …` makes one). Files that were compressed

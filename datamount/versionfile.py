@@ -164,7 +164,7 @@ def header(info: VersionInfo) -> dict[str, Any]:
         "seq": info.seq,
         "created": info.created.isoformat(),
         "reason": info.reason,
-        "message": info.message[:MESSAGE_LIMIT],
+        "message": info.message,
         "author": info.author,
         "course_ref": info.course_ref,
         "image": info.image,

@@ -1,0 +1,113 @@
+"""What a scan finds and leaves out, and that no file is ever taken torn."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from datamount.scan import Excludes, FileChanged, Patience, VerifiedFile, read_file, scan
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+SECRETS = [".env", "a/.env.local", ".ssh/id_rsa", ".aws/credentials", "k.pem", ".git-credentials", "token", ".my.cnf"]
+CACHES = ["__pycache__/a.pyc", ".ipynb_checkpoints/a.ipynb", "s/.cache/x", "node_modules/x/y"]
+LOCKS = [".git/index.lock", ".git/refs/heads/main.lock", "sub/.git/config.lock"]
+WORK = [
+    ".env.example",
+    "tokens.csv",
+    "tokenizer.json",
+    ".git/config",
+    "poetry.lock",
+    ".hidden",
+    "environment.yml",
+    "a/b",
+]
+
+
+def test_secrets_caches_and_locks_are_left_out_and_named(tmp_path: Path) -> None:
+    """The defaults leave out what they should, say why, and keep ordinary work that looks like it."""
+    touch(tmp_path, *SECRETS, *CACHES, *LOCKS, *WORK)
+    result = scan(tmp_path, Excludes())
+    assert {f.path for f in result.found if f.is_file} == set(WORK)
+    for names, why in ((SECRETS, "may hold a secret"), (CACHES, "a cache"), (LOCKS, "a lock of a running program")):
+        for name in names:
+            assert any((name == s.path or name.startswith(s.path)) and s.reason == why for s in result.skipped), name
+
+
+def test_the_callers_patterns_come_first(tmp_path: Path) -> None:
+    """Patterns as in .gitignore leave out more; !pattern brings back what the defaults leave out."""
+    touch(tmp_path, "scratch/a", "b.h5", "keep.pem", "other.pem", "deep/scratch/c")
+    result = scan(tmp_path, Excludes(["scratch/", "*.h5", "!keep.pem"]))
+    assert [f.path for f in result.found if f.is_file] == ["keep.pem"]
+
+
+def test_links_are_found_not_followed(tmp_path: Path) -> None:
+    """A link is an entry of its own with its target; the link to the course's data is left out."""
+    touch(tmp_path, "outside/x", "work/a")
+    (tmp_path / "work/l").symlink_to(tmp_path / "outside")
+    (tmp_path / "work/data").symlink_to("/data")
+    result = scan(tmp_path / "work", Excludes())
+    assert [(f.path, f.target) for f in result.found] == [("a", ""), ("l", str(tmp_path / "outside"))]
+    assert [s.path for s in result.skipped] == ["data"]
+
+
+def test_a_file_beside_jupyters_copy_is_waited_for(tmp_path: Path) -> None:
+    """While `.~name` exists the file is not believed; once it is gone, the new content is read without a warning."""
+    notebook, beside = tmp_path / "a.ipynb", tmp_path / ".~a.ipynb"
+    beside.write_text('{"old": 1}')
+    notebook.write_text("")
+
+    def finish() -> None:
+        time.sleep(0.2)
+        notebook.write_text('{"new": 1}')
+        beside.unlink()
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    reading = read_file(tmp_path, "a.ipynb", 1000, Patience(30))
+    thread.join()
+    assert (reading.data, reading.warning) == (b'{"new": 1}', "")
+
+
+def test_a_torn_notebook_is_read_again(tmp_path: Path) -> None:
+    """A notebook that does not parse is read again until it does."""
+    notebook = tmp_path / "a.ipynb"
+    whole = json.dumps({"cells": ["x"] * 1000})
+    notebook.write_text(whole[:500])
+    thread = threading.Timer(0.1, lambda: notebook.write_text(whole))
+    thread.start()
+    reading = read_file(tmp_path, "a.ipynb", 1 << 20, Patience(30))
+    thread.join()
+    assert (reading.data, reading.warning) == (whole.encode(), "")
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_file_that_never_settles_is_kept_with_a_warning(tmp_path: Path, beside: bool) -> None:
+    """When patience ends the file is returned as it is, with a warning, and is not trusted by the index."""
+    (tmp_path / "a.ipynb").write_text('{"cells": [' if not beside else "{}")
+    if beside:
+        (tmp_path / ".~a.ipynb").write_text("{}")
+    reading = read_file(tmp_path, "a.ipynb", 1000, Patience(0.1))
+    assert reading.warning and reading.read_ns == 0
+
+
+def test_a_large_file_that_changed_never_goes_up(tmp_path: Path) -> None:
+    """The body of an upload raises before its last chunk when the content is not that of the digest."""
+    (tmp_path / "f").write_bytes(os.urandom(3 << 20))
+    taken = 0
+    with pytest.raises(FileChanged):
+        for chunk in VerifiedFile(tmp_path / "f", "0" * 64):
+            taken += len(chunk)
+    assert taken < 3 << 20
+    with pytest.raises(FileChanged):
+        list(VerifiedFile(tmp_path / "gone", "0" * 64))
