@@ -535,8 +535,10 @@ class Job:
             pass  # the first error says enough
         shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
         where = f" Changed since the lock: {shown}." if shown else ""
+        prefix = f'dataset "{self.name}": '
         error = VerificationFailed(
-            f'dataset "{self.name}": the source does not have the bytes that {names.LOCK} pins.{where} {first.message}',
+            f"{prefix}the source does not have the bytes that {names.LOCK} pins.{where} "
+            f"{first.message.removeprefix(prefix)}",
             hint=f"If the change is meant, run `datamount lock --upgrade {self.name}` and commit {names.LOCK}.",
             who="the course's author",
         )
