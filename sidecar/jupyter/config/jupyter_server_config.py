@@ -16,11 +16,13 @@ try:
 
     export_environment()
     c = get_config()  # type: ignore[name-defined]  # noqa: F821  (traitlets puts it here)
+    # Imported here already, so that a fault in it is found while it can still be left out.
+    import datamount_jupyter.handlers  # type: ignore[import-not-found]  # noqa: F401
+
     c.ServerApp.jpserver_extensions.update({"datamount_jupyter": True})
     _extensions = Path(_here, "labextensions")
     if _extensions.is_dir():
-        c.LabServerApp.extra_labextensions_path.append(str(_extensions))
-        c.LabApp.extra_labextensions_path.append(str(_extensions))
-        c.JupyterNotebookApp.extra_labextensions_path.append(str(_extensions))
+        for _application in (c.LabServerApp, c.LabApp, c.JupyterNotebookApp):
+            _application.extra_labextensions_path.append(str(_extensions))
 except Exception as error:
     print(f"datamount: Jupyter starts without it ({type(error).__name__}: {error})", file=sys.stderr)

@@ -30,7 +30,7 @@ def find_sidecar() -> Optional[Sidecar]:
     """The sidecar of this session; None where there is none. Read anew each time: a restart changes the port."""
     try:
         document = json.loads((run_folder() / "sidecar.json").read_text(encoding="utf-8"))
-        url = urlsplit(document["url"])
+        url = urlsplit(str(document["url"]))
         if not url.hostname or not url.port:
             return None
         return Sidecar(url.hostname, url.port, str(document["token"]))
