@@ -8,6 +8,7 @@ with Site(folder) as site:
 from __future__ import annotations
 
 import contextlib
+import csv
 import importlib.util
 import json
 import os
@@ -116,6 +117,22 @@ class Site:
     def store(self) -> str:
         """Where the demo's sessions save."""
         return f"s3://{WORK_BUCKET}/demo"
+
+    def reports(self) -> dict[int, str]:
+        """The radiology reports in the database, by their row_id."""
+        with (self.generated / "mysql" / "noteevents.csv").open(newline="", encoding="utf-8") as stream:
+            notes = list(csv.DictReader(stream))
+        return {int(note["row_id"]): note["text"] for note in notes if note["category"] == "RADIOLOGY_REPORT"}
+
+    def expected(self) -> dict[str, str]:
+        """What the notebooks print of this data, by the ID of the cell."""
+        reports = self.reports()
+        normal = sum("No acute cardiopulmonary process" in text for text in reports.values())
+        return {
+            "parquet": f"{len(reports)} reports in the file, {len(reports)} in the database",
+            "images": f"{len(list((self.generated / 'images').iterdir()))} pictures of 160 × 128",
+            "lengths": f"{len(reports)} reports, {normal} of them without an acute finding",
+        }
 
     def environment(self) -> dict[str, str]:
         """The variables that let `datamount` reach the store and find the credentials, and nothing else of AWS."""

@@ -27,15 +27,22 @@ SIZE: ViewportSize = {"width": 1360, "height": 850}
 
 
 def show_session(page: Page, server: Jupyter) -> None:
-    """Open the notebook, run all of it, and scroll to the plot."""
+    """Open the notebook, run and save all of it, show the data beside it, and scroll to the pictures."""
     page.goto(f"{server.base}lab/tree/reports.ipynb?reset&token={server.token}")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
     page.get_by_text("Python 3 (ipykernel) | Idle").or_(page.locator(".jp-NotebookKernelStatus")).first.wait_for()
     page.locator(".jp-Notebook").first.click()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
-    page.wait_for_selector("text=not answered yet", timeout=90_000)
-    page.locator(".jp-RenderedImage").first.scroll_into_view_if_needed()
+    page.wait_for_selector('.jp-OutputArea-output:has-text("not answered yet")', timeout=90_000)
+    page.get_by_role("menuitem", name="File", exact=True).click()
+    page.get_by_text("Save Notebook", exact=True).click()
+    news = page.get_by_role("button", name="No", exact=True)
+    if news.is_visible():
+        news.click()
+    page.locator(".jp-DirListing-item", has_text="data").first.dblclick()
+    page.wait_for_selector(".jp-DirListing-item >> text=mimic2")
+    page.locator(".jp-RenderedImage").first.evaluate("image => image.scrollIntoView({block: 'start'})")
 
 
 def main() -> int:

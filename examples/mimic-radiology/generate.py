@@ -129,6 +129,9 @@ FINDINGS = (
     ),
 )
 
+MIDLINE = ("edema", "cardiomegaly")
+"""Findings that have no side."""
+
 WORDS: Mapping[str, tuple[str, ...]] = {
     "size": ("small", "small", "moderate", "large"),
     "side": ("left", "right"),
@@ -271,10 +274,11 @@ class _Patient:
             at = admitted + timedelta(minutes=rng.randrange(60, 2_880) + 1_440 * study)
             # A finding comes and goes between the studies of one stay.
             seen = [finding for finding in present if rng.random() < 0.85]
-            note(study, at, "RADIOLOGY_REPORT", *self._chest(at, seen))
+            exam, text, sides = self._chest(at, seen)
+            note(study, at, "RADIOLOGY_REPORT", exam, text)
             image = f"{self.subject}-{(row + study) % 100:02d}.png" if len(course.images) < images else ""
             if image:
-                course.images[image] = _radiograph(rng, seen)
+                course.images[image] = _radiograph(rng, sides)
             marks = tuple(int(finding in seen) for finding in FINDINGS)
             course.labels.append((row + study, self.subject, image, *marks))
             course.readers.extend(
@@ -297,13 +301,14 @@ class _Patient:
         note(40, discharged, "DISCHARGE_SUMMARY", "Report", text)
         self.admitted = discharged + timedelta(days=rng.randrange(20, 400))
 
-    def _chest(self, at: datetime, seen: Sequence[Finding]) -> tuple[str, str]:
-        """The exam's name and the text of one chest report."""
+    def _chest(self, at: datetime, seen: Sequence[Finding]) -> tuple[str, str, dict[str, str]]:
+        """The exam's name and the text of one chest report, and on which side it says each finding is."""
         rng = self.rng
         exam = rng.choice(EXAMS)
         reason, condition = rng.choice(REASONS)
         said: list[str] = []
         concluded: list[str] = []
+        sides: dict[str, str] = {}
         for finding in FINDINGS:
             # One set of words a finding, so that the impression never contradicts the findings.
             words = {key: rng.choice(choices) for key, choices in WORDS.items()}
@@ -311,6 +316,7 @@ class _Patient:
             if finding in seen:
                 said.append(rng.choice(finding.findings).format(**words))
                 concluded.append(rng.choice(finding.impressions).format(**words))
+                sides[finding.label] = words["side"]
             elif rng.random() < 0.6:
                 said.append(rng.choice(finding.negatives))
         rng.shuffle(said)
@@ -322,7 +328,7 @@ class _Patient:
         age = min(90, (at - self.born).days // 365)
         who = f"{age} year old {'woman' if self.sex == 'F' else 'man'} with {condition}"
         concluded = concluded or ["No acute cardiopulmonary process."]
-        return exam, self._layout(at, exam, (reason, who), (said, concluded))
+        return exam, self._layout(at, exam, (reason, who), (said, concluded)), sides
 
     def _layout(self, at: datetime, exam: str, why: tuple[str, str], read: tuple[Sequence[str], Sequence[str]]) -> str:
         """A report as MIMIC-II prints it; `why` is reason and condition, `read` is findings and impression."""
@@ -369,26 +375,25 @@ def _anatomy() -> list[int]:
 _CHEST: list[int] = []
 
 
-def _radiograph(rng: random.Random, seen: Sequence[Finding]) -> bytes:
-    """A picture that shows, crudely, what the report says."""
+def _radiograph(rng: random.Random, sides: Mapping[str, str]) -> bytes:
+    """A picture that shows, crudely, what the report says; the patient's left is on the right, as radiologists look."""
     if not _CHEST:
         _CHEST.extend(_anatomy())
-    labels = {finding.label for finding in seen}
     exposure = rng.randrange(-12, 13)
     noise = rng.randbytes(WIDTH * HEIGHT)
     pixels = [value + exposure + (grain & 15) for value, grain in zip(_CHEST, noise, strict=True)]
-    side = rng.choice((-1, 1))
     blobs = {
-        "effusion": (side * 0.42, 0.72, 0.30, 0.22, 95),
-        "consolidation": (side * 0.45, rng.choice((-0.3, 0.3)), 0.16, 0.2, 70),
+        "effusion": (0.42, 0.72, 0.30, 0.22, 95),
+        "consolidation": (0.45, rng.choice((-0.3, 0.3)), 0.16, 0.2, 70),
         "edema": (0.0, -0.05, 0.48, 0.40, 38),
         "cardiomegaly": (0.12, 0.34, 0.42, 0.40, 60),
-        "pneumothorax": (side * 0.45, -0.6, 0.22, 0.18, -45),
-        "atelectasis": (side * 0.40, 0.55, 0.24, 0.05, 80),
+        "pneumothorax": (0.45, -0.6, 0.22, 0.18, -45),
+        "atelectasis": (0.40, 0.55, 0.24, 0.05, 80),
     }
-    for label, (*ellipse, change) in blobs.items():
-        if label in labels:
-            _blob(pixels, tuple(ellipse), int(change))
+    for label, (u, *ellipse, change) in blobs.items():
+        if label in sides:
+            mirrored = label not in MIDLINE and sides[label] == "right"
+            _blob(pixels, (-u if mirrored else u, *ellipse), int(change))
     return png(bytes(min(255, max(0, value)) for value in pixels), WIDTH, HEIGHT)
 
 

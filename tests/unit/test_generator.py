@@ -17,7 +17,7 @@ import yaml
 from tests.demo_site import EXAMPLE, example_module
 
 generate = example_module("generate")
-DIGEST = "258a4df9ec5bdd494ae0b3c7d456e59954886afe13b4380f34eed6282ad66530"
+DIGEST = "5f05b692ddd4469b5e00b0351de8bbdef3082f54b3dd7eac365560b208cc713b"
 
 
 @pytest.fixture(scope="module")
