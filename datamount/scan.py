@@ -38,7 +38,7 @@ DEFAULT_EXCLUDES: dict[str, tuple[str, ...]] = {
         ".ipython/", ".jupyter/", ".local/share/jupyter/", ".local/share/Trash/", ".bash_history", ".python_history",
         ".julia/compiled/",
     ),
-    "a lock of a running program": (".git/**/*.lock", ".git/*.lock", ".~lock.*#", ".nfs*"),
+    "a lock of a running program": ("**/.git/**/*.lock", ".~lock.*#", ".nfs*"),
     "datamount's own": (".datamount/",),
 }  # fmt: skip
 """Patterns as in .gitignore, by the reason that the student reads."""

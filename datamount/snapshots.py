@@ -152,7 +152,8 @@ class Workspace:
     ) -> SaveResult:
         """A new version of `folder`, durable when this returns; or, for an unchanged tree, nothing at all.
 
-        `message` is cut after 2,000 characters. `exclude` are patterns as in .gitignore, on top of the defaults (`!pattern` brings back what those leave out).
+        `message` is cut after 2,000 characters.
+        `exclude` are patterns as in .gitignore, on top of the defaults (`!pattern` brings back what those leave out).
         Over `max_bytes` (of files) the largest are left out and named, notebooks last. `state_dir` keeps the local
         index and the course's pristine hashes; without it every file is read and the store is asked. The parent is
         `parent`, else the version that this folder comes from, else the latest.
@@ -385,7 +386,8 @@ class Workspace:
         Each file appears whole, verified and synced, or not at all. What cannot be restored is in the report and
         does not stop the rest. Files that the version does not hold stay as they are. With `save_first` the folder
         as it is becomes a version before anything is written (`saved_before`), and is then the latest: save again to
-        make the restored state that. Else, with `state_dir`, the next save of `into` builds on the restored version. NotFound when a path is not in the version.
+        make the restored state that. Else, with `state_dir`, the next save of `into` builds on the restored version.
+        NotFound when a path is not in the version.
         """
         if isinstance(version, str):
             version = self.version(version)
@@ -520,7 +522,9 @@ def _within(seen: Scan, max_bytes: int | None, pristine: Pristine, skipped: list
     return [f for f in files if f.path in kept]
 
 
-def _file(path: str, stat: os.stat_result, size: int, sha256: str, place: Location | None, pristine: Pristine) -> Entry:
+def _file(  # noqa: PLR0917
+    path: str, stat: os.stat_result, size: int, sha256: str, place: Location | None, pristine: Pristine
+) -> Entry:
     shipped = pristine.files.get(path, "")
     return Entry(
         path,

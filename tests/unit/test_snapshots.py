@@ -32,7 +32,7 @@ def tree(folder: Path) -> Tree:
         stat = path.lstat()
         name = str(path.relative_to(folder))
         if path.is_symlink():
-            found[name] = ("link", os.readlink(path))
+            found[name] = ("link", str(path.readlink()))
         elif path.is_dir():
             found[name] = ("folder", stat.st_mode, stat.st_mtime_ns)
         else:
