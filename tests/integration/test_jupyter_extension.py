@@ -37,7 +37,8 @@ class Session:
         lab.mkdir(parents=True, exist_ok=True)
         if not (lab / "package.json").exists():
             build = {"load": "static/remoteEntry.js", "extension": "./extension"}
-            (lab / "package.json").write_text(json.dumps({"name": "datamount", "jupyterlab": {"_build": build}}))
+            package = {"name": "datamount", "version": "1", "jupyterlab": {"_build": build}}
+            (lab / "package.json").write_text(json.dumps(package))
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start_jupyter(self) -> Jupyter:
@@ -133,8 +134,8 @@ def test_kernels_have_the_variables(jupyter: Jupyter) -> None:
 def test_lab_loads_the_extension_of_the_folder(jupyter: Jupyter) -> None:
     """JupyterLab and Notebook list the Lab extension that lies in the installed folder, beside the image's own."""
     for page in ("/lab", "/tree"):
-        text = jupyter.http.get(page).text
-        config = json.loads(text.split('id="jupyter-config-data" type="application/json">')[1].split("</script>")[0])
+        text = jupyter.http.get(page, follow_redirects=True).text
+        config = json.loads(text.split('id="jupyter-config-data"')[1].split(">", 1)[1].split("</script>")[0])
         names = [extension["name"] for extension in config["federated_extensions"]]
         assert "datamount" in names, page
         assert len(names) > 1, page
