@@ -64,10 +64,10 @@ def workspace(store: FolderStore) -> Workspace:
 
 
 class Failing:
-    """A store whose n-th call fails, before or after it did its work; with `landed` it stops there for good."""
+    """A store whose n-th call fails, before it did its work or after (`landed`), and, unless `once`, all later ones."""
 
-    def __init__(self, inner: ObjectStore, at: int, *, landed: bool) -> None:
-        self.inner, self.at, self.landed = inner, at, landed
+    def __init__(self, inner: ObjectStore, at: int, *, landed: bool, once: bool = False) -> None:
+        self.inner, self.at, self.landed, self.once = inner, at, landed, once
         self.url = inner.url
         self.calls = 0
 
@@ -76,7 +76,7 @@ class Failing:
 
     def _step(self) -> bool:
         self.calls += 1
-        if self.calls > self.at or (self.calls == self.at and not self.landed):
+        if (self.calls > self.at and not self.once) or (self.calls == self.at and not self.landed):
             raise self.Dead
         return self.calls == self.at
 
@@ -182,8 +182,9 @@ def test_two_writers_make_siblings(store: FolderStore, work: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("landed", [False, True])
 @pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("once", [False, True])
 def test_a_save_killed_at_any_call_loses_nothing(
-    store: FolderStore, work: Path, tmp_path: Path, landed: bool, second: bool
+    store: FolderStore, work: Path, tmp_path: Path, landed: bool, second: bool, once: bool
 ) -> None:
     """Whichever store call of a save is its last: every version listed restores whole, and the next save works."""
     write(work, {"large.bin": os.urandom(5 << 20)})
@@ -196,7 +197,7 @@ def test_a_save_killed_at_any_call_loses_nothing(
         expected[done.id] = tree(work)
     for at in range(1, 30):
         write(work, {"nb.ipynb": b'{"at": %d}' % at, "new.bin": os.urandom(5 << 20)})
-        failing = Failing(store, at, landed=landed)
+        failing = Failing(store, at, landed=landed, once=once)
         try:
             done = Workspace(failing, "o", "c").save(work, state_dir=state).version
         except Failing.Dead:
