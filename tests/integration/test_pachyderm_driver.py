@@ -229,7 +229,8 @@ driver = PachydermDriver("images", Dataset(pachyderm=source), source, None)
 (item,) = driver.plan(driver.resolve())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 digest = hashlib.sha256()
-chunks = driver.open(item) if sys.argv[3] == "one" else next(driver.open_many([item]))[1]
+many = driver.open_many([item])
+chunks = driver.open(item) if sys.argv[3] == "one" else next(many)[1]
 for chunk in chunks:
     digest.update(chunk)
 print(digest.hexdigest(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -92,7 +92,9 @@ def commit_info(commit: Commit) -> Any:
         finishing=stamp(commit.finishing),
         finished=stamp(commit.finished),
         error=commit.error,
-        details=pfs_pb2.CommitInfo.Details(size_bytes=sum(blob.size for blob in commit.files.values())),
+        details=pfs_pb2.CommitInfo.Details(size_bytes=sum(blob.size for blob in commit.files.values()))
+        if commit.finished
+        else None,
     )
 
 

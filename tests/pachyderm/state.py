@@ -268,8 +268,9 @@ class Change:
         """A file, or (ending in "/") a folder with all below."""
         self._end()
         whole = clean(path)
-        for known in list(self._before):
-            if known == whole or (path.endswith("/") and known.startswith(whole.rstrip("/") + "/")):
+        self._before.pop(whole, None)
+        if path.endswith("/"):
+            for known in [known for known in self._before if known.startswith(whole.rstrip("/") + "/")]:
                 del self._before[known]
 
     def files(self) -> dict[str, Blob]:
