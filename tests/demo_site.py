@@ -47,7 +47,8 @@ def example_module(name: str) -> ModuleType:
 def git(*arguments: str | Path, cwd: Path) -> str:
     """What git prints; as nobody, and with no configuration of the machine's user."""
     who = {f"GIT_{role}_{what}": "demo@example.edu" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    environment = os.environ | who | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment = inherited | who | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     done = subprocess.run(["git", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=True)
     return done.stdout
 
