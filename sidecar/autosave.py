@@ -117,8 +117,8 @@ class Autosave(threading.Thread):
         while not self._ended.wait(pause):
             started = time.monotonic()
             saved, current = self._look()
-            # 0.5 % of a core at most, however many files there are.
-            pause = min(30.0, max(1.0, 200 * (time.monotonic() - started)))
+            # A third of a percent of a core, however many files there are.
+            pause = min(30.0, max(1.0, 300 * (time.monotonic() - started)))
             if not self.debounce.due(time.monotonic(), saved, current):
                 continue
             if self._save():

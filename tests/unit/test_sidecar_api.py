@@ -277,6 +277,8 @@ def test_changes_during_a_save_stay_unsaved(
     session.save().result(20)
     assert (session.state().state, session.state().changed) == ("changed", ["late.txt"])
     session.close()
+    versions = make_session(settings).workspace().versions()
+    assert [info.reason for info in versions] == ["exit", "manual"]
 
 
 def test_the_end_saves_what_is_unsaved(api: httpx.Client, session: Session, settings: Settings) -> None:
