@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from datamount import names, progress
 from datamount.children import Child
@@ -37,7 +37,9 @@ from datamount.errors import Conflict, DatamountError, ManifestError, Unavailabl
 from datamount.fetch import fetch
 from datamount.homecoming import bring_back
 from datamount.manifest import Manifest
+from datamount.objectstore import ObjectStore, open_store
 from datamount.places import Places, base, places
+from datamount.snapshots import Workspace
 from datamount.status import DatasetStatus, Status, StatusFile, read_status
 
 FETCH_BUDGET = 90.0
@@ -101,10 +103,11 @@ class LocalSession:
     def run(self) -> int:
         """All of it; see `up`."""
         self.say(f"course   {self.course.name} in {self.course.folder}")
+        store = open_store(self.store, self.options.endpoint_url)  # says now what is wrong with its URL
         self._catch_signals()
         self.state.mkdir(parents=True, exist_ok=True)
         waited = self._start_fetch()
-        self._bring_back()
+        self._bring_back(store)
         link_data(self.course.folder, self.at.data)
         self._wait_for_data(waited)
         if self.stopping.is_set():
@@ -122,12 +125,13 @@ class LocalSession:
                 if self.options.browser:
                     webbrowser.open(url)
             self._watch(sidecar, jupyter)
-            return self._stop(sidecar, jupyter)
+            code = self._stop(sidecar, jupyter)
         finally:
             for child in (jupyter, sidecar):
                 child.kill()
-            if self._fetching and self._fetching.is_alive():
-                self._leave()
+        if self._fetching and self._fetching.is_alive():
+            leave(code)
+        return code
 
     # --- Data -----------------------------------------------------------------------------------------------------
     def _start_fetch(self) -> threading.Event:
@@ -173,13 +177,10 @@ class LocalSession:
                 self.say(f"data     {name}: still coming; the notebook opens meanwhile")
 
     # --- Work -----------------------------------------------------------------------------------------------------
-    def _bring_back(self) -> None:
+    def _bring_back(self, store: ObjectStore) -> None:
         """Restore saved work; a store that does not answer is said, and the session goes on without."""
         self.say(f"store    {self.store}")
-        from datamount.objectstore import open_store
-        from datamount.snapshots import Workspace
-
-        workspace = Workspace(open_store(self.store, self.options.endpoint_url), self.options.owner, self.name)
+        workspace = Workspace(store, self.options.owner, self.name)
         try:
             home = bring_back(
                 workspace,
@@ -311,12 +312,6 @@ class LocalSession:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, stop)
 
-    def _leave(self) -> None:
-        """End at once: a fetch may be killed at any instant, and waiting for its network calls could take minutes."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-
 
 class Spoken(progress.Silent):
     """Says each dataset's outcome."""
@@ -438,6 +433,13 @@ def find_port(wanted: int | None) -> int:
     raise Conflict(
         f"port {wanted or FIRST_PORT} of this machine is taken.", hint="Choose another with --port.", who="you"
     )
+
+
+def leave(code: int) -> NoReturn:
+    """End at once: a fetch may be killed at any instant, and waiting for its network calls could take minutes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def answers(url: str) -> bool:
