@@ -21,7 +21,7 @@ from datamount.drivers.mysql_options import TOOL_GROUPS, option_file, sqlalchemy
 from datamount.drivers.mysql_parquet import parquet
 from datamount.drivers.mysql_types import Column, column
 from datamount.errors import VerificationFailed
-from datamount.manifest import Dataset, MySQL, Table
+from datamount.manifest import Dataset, MySQL
 from datamount.names import MYSQL_DIR, variable
 
 CONNECT_TIMEOUT = 10
@@ -41,7 +41,8 @@ class MySQLDriver(Driver[MySQL]):
 
     All tables are read on one connection, in one read-only transaction with a consistent snapshot, one at a time:
     a second `open` waits until the first iterator is exhausted or closed, so do not interleave two of them in one
-    thread. An iterator that ends early costs the connection; the next `open` then begins a new snapshot.
+    thread. The snapshot begins with `resolve`. An iterator that ends early costs the connection; the next `open` then
+    begins a new snapshot, and a warning says so where a table of the old one has been delivered.
     """
 
     def __init__(self, name: str, dataset: Dataset, source: MySQL, credential: Credential | None) -> None:
@@ -56,6 +57,7 @@ class MySQLDriver(Driver[MySQL]):
         self._connection: Any = None
         self._in_snapshot = False
         self._begun: list[datetime] = []
+        self._delivered = ""
 
     def connect(self) -> Connection:
         file = f"{MYSQL_DIR}/{self.name}.cnf"
@@ -84,22 +86,24 @@ class MySQLDriver(Driver[MySQL]):
         )
 
     def resolve(self, pin: Pin | None = None) -> Pin:
-        """{"read": when, "tables": {name: hash of what is selected}}: proves that the login works and the tables exist.
+        """{"read": when, "selection": hash of what is asked for}: the instant of the snapshot that `open` reads.
 
-        A database has no version to pin: what holds a locked table to its rows is the digest of its Parquet file.
+        Shows that the login works and that every table can be read. A database has no version to pin: what holds a
+        locked table to its rows is the digest of its Parquet file.
         """
         with self._turn:
-            connection = self._connected()
+            connection = self._snapshot() if self.source.tables else self._connected()
             with named(self.name, f'opening the database "{self.source.database}"', self._where):
                 _rows(connection, "SELECT 1")
             for table in self.source.tables:
                 self._describe(connection, table)
-        selected = {table: _selection(table, wanted) for table, wanted in self.source.tables.items()}
+        selection = _hash(self.source.model_dump(mode="json", exclude_none=True)["tables"])
         if pin is None:
-            return {"read": datetime.now(UTC).isoformat(timespec="microseconds"), "tables": selected}
-        if changed := sorted(set(selected.items()) ^ set(pin.get("tables", {}).items())):
+            read = self._begun[-1].isoformat(timespec="microseconds") if self._begun else ""
+            return {"read": read, "selection": selection}
+        if pin.get("selection") != selection:
             raise VerificationFailed(
-                f'dataset "{self.name}": the lock was made for another selection of {changed[0][0]}.',
+                f'dataset "{self.name}": the lock was made for other tables, columns or conditions.',
                 hint=f"Run: datamount lock --upgrade {self.name}",
                 who="the course's author",
             )
@@ -110,7 +114,7 @@ class MySQLDriver(Driver[MySQL]):
             yield Item(
                 path=safe_path(f"{table}.parquet", dataset=self.name),
                 size=None,
-                identity=f"{pin.get('read', '')}:{_selection(table, wanted)}",
+                identity=f"{pin.get('read', '')}:{_hash(wanted.model_dump(mode='json', exclude_none=True))}",
                 ref={"table": table},
             )
 
@@ -126,7 +130,7 @@ class MySQLDriver(Driver[MySQL]):
                 sql = self._select(connection, table, columns)
                 with named(self.name, doing, self._where):
                     yield from parquet(connection, sql, columns, impossible)
-                done = True
+                done, self._delivered = True, table
                 self.warnings += [
                     f"{table}.{name}: {count} dates that no calendar has (such as 0000-00-00) became null."
                     for name, count in impossible.items()
@@ -154,10 +158,11 @@ class MySQLDriver(Driver[MySQL]):
                     conv=encoders,
                     autocommit=True,
                     connect_timeout=CONNECT_TIMEOUT,
-                    read_timeout=READ_TIMEOUT,
+                    read_timeout=CONNECT_TIMEOUT,
                     write_timeout=60,
                     program_name="datamount",
                 )
+                self._connection._read_timeout = READ_TIMEOUT
                 for statement in _SESSION:
                     _rows(self._connection, statement)
         return self._connection
@@ -169,10 +174,10 @@ class MySQLDriver(Driver[MySQL]):
                 _rows(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
             self._in_snapshot = True
             self._begun.append(datetime.now(UTC))
-            if len(self._begun) == 2:
+            if self._delivered:
                 self.warnings.append(
-                    f"The connection was lost between tables, so they show the database at different instants: "
-                    f"{' and '.join(instant.isoformat(timespec='seconds') for instant in self._begun)}."
+                    f"The connection was lost between two tables, so those after {self._delivered} show the database "
+                    f"as it was at {self._begun[-1].isoformat(timespec='seconds')}, later than the others."
                 )
         return connection
 
@@ -199,6 +204,8 @@ class MySQLDriver(Driver[MySQL]):
             sql += f" WHERE ({wanted.where}\n)"
         if key := self._key(connection, table):
             sql += f" ORDER BY {', '.join(f'{quoted(table)}.{quoted(part)}' for part in key)}"
+        else:
+            self.warnings.append(f"{table} has no primary key: its rows come in the server's order.")
         return sql
 
     def _key(self, connection: Any, table: str) -> list[str]:
@@ -220,6 +227,5 @@ def _rows(connection: Any, sql: str) -> tuple[tuple[Any, ...], ...]:
     return found
 
 
-def _selection(table: str, wanted: Table) -> str:
-    text = json.dumps([table, wanted.model_dump(exclude_none=True)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _hash(asked: Any) -> str:
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]

@@ -10,19 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pymysql
-from pymysql.constants import CR, ER
+from pymysql.constants import ER
 
 from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError
 
-_LOGIN = {ER.ACCESS_DENIED_ERROR, 1698, 1130, 1862, 1820, 3118, 4151}
+_LOGIN = {ER.ACCESS_DENIED_ERROR, 1698, 1130, 1820, 1862, 3118, 4151}
 """Wrong password, no such user, host not allowed, password expired, account locked."""
-_RIGHTS = {ER.DBACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR, ER.COLUMNACCESS_DENIED_ERROR, 1227, 1370, 1356}
+_RIGHTS = {ER.DBACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR, ER.COLUMNACCESS_DENIED_ERROR, 1227, 1356, 1370}
 _MISSING = {ER.BAD_DB_ERROR, ER.NO_SUCH_TABLE}
 _CROWDED = {ER.CON_COUNT_ERROR, ER.TOO_MANY_USER_CONNECTIONS, ER.USER_LIMIT_REACHED, 1135}
-_QUERY = {ER.PARSE_ERROR, ER.BAD_FIELD_ERROR, 1052, 1054, 1064, 1066, 1111, 1149, 1305, 1582, 1792, 1584, 1060}
-"""The author's SQL: syntax, unknown column or function, a write in a read-only transaction."""
-_PASSING = {1205, 1213, 1412, 1053, 1927, 1969, 1317, 3024, 1158, 1159, 1160, 1161, 1129, 1290, 1836}
-"""Lock wait, deadlock, table changed under the snapshot, shutdown, killed, statement time-out, network."""
+_QUERY = {ER.PARSE_ERROR, ER.BAD_FIELD_ERROR, 1052, 1060, 1066, 1111, 1149, 1248, 1305, 1582, 1584, 1792}
+"""The author's SQL: syntax, unknown or ambiguous column, no such function, a write in a read-only transaction."""
+_PASSING = {1053, 1129, 1158, 1159, 1160, 1161, 1205, 1213, 1317, 1412, 1836, 1927, 1969, 3024}
+"""Shutdown, host blocked, network, lock wait, deadlock, table changed under the snapshot, killed, out of time."""
+_CLIENT = range(2000, 3000)
+"""PyMySQL's own: no connection, connection lost, protocol."""
 
 
 @contextmanager
@@ -78,11 +80,7 @@ def translate(error: pymysql.err.Error, dataset: str, doing: str, where: str) ->
             who="the hub's operator",
             transient=True,
         )
-    if (
-        CR.CR_MIN_ERROR <= number <= CR.CR_MAX_ERROR
-        or number in _PASSING
-        or isinstance(error, pymysql.err.InterfaceError)
-    ):
+    if number in _CLIENT or number in _PASSING or isinstance(error, pymysql.err.InterfaceError):
         return Unavailable(
             f"{head} failed: {where} does not answer or ended the connection (error {number}).",
             hint="Ask whether the database server is up, and whether sessions may reach it.",

@@ -61,7 +61,7 @@ def spell(value: str) -> str:
 
 
 def _client_reads(text: str) -> str | None:
-    """What the C clients make of the text behind `key=`; None where it ends early."""
+    """What the C clients make of the text behind `key=`; None where it ends early or they disagree."""
     if "\n" in text or "\r" in text:
         return None
     inside, escaped, end = "", False, len(text)
@@ -72,6 +72,8 @@ def _client_reads(text: str) -> str | None:
             end = position
             break
         escaped = bool(inside) and char == "\\" and not escaped
+    if inside and "#" in text:
+        return None  # MariaDB's C library, which R uses, sees a comment behind an open quote; the clients see none
     text = text[:end].strip()
     if len(text) > 1 and text[0] in "'\"" and text[0] == text[-1]:
         text = text[1:-1]

@@ -39,7 +39,7 @@ PASSWORDS = {
     "url": "a:b@c/d?e=f&g+h",
     "bracket": "[client]",
     "equals": "=x=",
-    "braces": "{run}",
+    "braces": "{x}{",
     "escape": "a\\nb",
     "backslashes": "\\\\host\\share\\",
     "line break": "a\nb",
@@ -117,7 +117,7 @@ def test_pymysql_reads_the_file(deliver: Deliver, kind: str) -> None:
         assert cursor.fetchone() == ("naïve 😀",)
 
 
-@pytest.mark.parametrize("kind", ["plain", "comment", "both quotes and a comment", "backslashes"])
+@pytest.mark.parametrize("kind", PASSWORDS)
 def test_r_reads_the_file(deliver: Deliver, kind: str) -> None:
     """RMySQL's `dbConnect(MySQL(), default.file=…, group=…)` is in the database, and text is UTF-8."""
     if not shutil.which("Rscript"):

@@ -6,10 +6,13 @@ of tests/conftest.py: `request.getfixturevalue("s3")`.
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -421,6 +424,70 @@ class PachydermFileCase(PachydermCase):
         )
 
 
+class MySQLCase(DriverCase):
+    """Two tables of a database, read by an account that may SELECT from it. `expected` is each table's rows as JSON."""
+
+    tables: ClassVar[dict[str, list[list[Any]]]] = {
+        "noteevents": [[number, f"naïve ☃ {number}", number / 4] for number in range(1, 3000)],
+        "empty": [],
+        "odd name": [[1, None, None]],
+    }
+
+    @property
+    def server(self) -> servers.MariaDBServer:
+        server: servers.MariaDBServer = self.request.getfixturevalue("mariadb")
+        return server
+
+    def source(self, database: str, **more: Any) -> dict[str, Any]:
+        place = {"host": self.server.host, "port": self.server.port, "database": database, "credential": "c"}
+        return {"mysql": place | {"tables": {table: {} for table in self.tables}} | more}
+
+    def publish(self) -> Published:
+        database = self.server.make_database()
+        with closing(self.server.connect(database=database)) as connection, connection.cursor() as cursor:
+            for table, rows in self.tables.items():
+                cursor.execute(f"CREATE TABLE `{table}` (id INT PRIMARY KEY, word TEXT, number DOUBLE)")
+                cursor.executemany(f"INSERT INTO `{table}` VALUES (%s, %s, %s)", rows)
+        user, password = self.server.make_user(database)
+        expected = {f"{table}.parquet": json.dumps(rows).encode() for table, rows in self.tables.items()}
+        credential = Credential(user=user, password=SecretStr(password))
+        return Published(self.source(database), credential, expected, database)
+
+    def move_on(self, published: Published) -> None:
+        for table in self.tables:
+            self.server.execute(f"INSERT INTO `{published.handle}`.`{table}` VALUES (0, 'new', 0)")
+
+    def missing(self) -> list[Published]:
+        published = self.shared()
+        root = Credential(user="root", password=SecretStr(self.server.root_password))
+        return [
+            Published(self.source("no_such_database"), root),
+            Published(self.source(published.handle, tables={"no_such_table": {}}), published.credential),
+        ]
+
+    def refused(self) -> list[Published]:
+        published = self.shared()
+        assert published.credential
+        other, password = self.server.make_user(self.server.make_database())
+        wrong = SecretStr(WRONG.secret_access_key)
+        return [
+            Published(published.source, Credential(user=published.credential.user, password=wrong)),
+            Published(published.source, Credential(user="nobody", password=wrong)),
+            Published(published.source, Credential(user=other, password=SecretStr(password))),
+        ]
+
+    def down(self) -> Published:
+        return Published(self.source("course", port=servers.free_port()), Credential(user="root"))
+
+    def assert_content(self, path: str, expected: bytes, received: bytes) -> None:
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(io.BytesIO(received))
+        rows = [list(row.values()) for row in table.to_pylist()]
+        assert table.column_names == ["id", "word", "number"]
+        assert json.loads(expected) == rows, path
+
+
 CASES: tuple[type[DriverCase], ...] = (
     S3Case,
     S3PlainCase,
@@ -433,4 +500,5 @@ CASES: tuple[type[DriverCase], ...] = (
     URLFsspecCase,
     PachydermCase,
     PachydermFileCase,
+    MySQLCase,
 )

@@ -1,0 +1,285 @@
+"""Tables of a MariaDB as Parquet: one snapshot, the same bytes, what the manifest selects, and what errors say."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from datamount.credentials import Credential
+from datamount.drivers.mysql import MySQLDriver
+from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError, VerificationFailed
+from datamount.manifest import Dataset
+from tests import servers
+from tests.servers import MariaDBServer
+
+ROWS = 60_000
+
+
+class Course:
+    """A database, an account that may read it, and drivers for it."""
+
+    def __init__(self, server: MariaDBServer) -> None:
+        self.server = server
+        self.database = server.make_database()
+        user, password = server.make_user(self.database)
+        self.credential = Credential(user=user, password=password)
+
+    def execute(self, *statements: str) -> None:
+        with contextlib.closing(self.server.connect(database=self.database)) as connection:
+            for statement in statements:
+                connection.cursor().execute(statement)
+
+    def driver(self, tables: dict[str, Any], credential: Credential | None = None, **source: Any) -> MySQLDriver:
+        place = {"host": self.server.host, "port": self.server.port, "database": self.database, "tables": tables}
+        dataset = Dataset.model_validate({"mysql": place | source})
+        assert dataset.mysql
+        return MySQLDriver("course", dataset, dataset.mysql, credential or self.credential)
+
+    def files(self, tables: dict[str, Any], **source: Any) -> dict[str, bytes]:
+        with contextlib.closing(self.driver(tables, **source)) as driver:
+            return {item.path: b"".join(driver.open(item)) for item in driver.plan(driver.resolve())}
+
+    def rows(self, tables: dict[str, Any], **source: Any) -> list[dict[str, Any]]:
+        [content] = self.files(tables, **source).values()
+        rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(content)).to_pylist()
+        return rows
+
+
+@pytest.fixture(scope="module")
+def notes(mariadb: MariaDBServer) -> Course:
+    course = Course(mariadb)
+    course.execute(
+        "CREATE TABLE noteevents (row_id INT PRIMARY KEY, subject_id INT, category VARCHAR(40), text TEXT)",
+        "INSERT INTO noteevents SELECT seq, seq MOD 100, IF(seq MOD 3, 'ECG', 'RADIOLOGY_REPORT'), REPEAT(MD5(seq), 20)"
+        f" FROM mysql.seq_1_to_{ROWS}",
+    )
+    return course
+
+
+@pytest.fixture
+def course(mariadb: MariaDBServer) -> Course:
+    return Course(mariadb)
+
+
+def test_all_tables_show_one_instant(course: Course) -> None:
+    """Tables that one transaction changes together arrive as they were together, while a writer keeps committing."""
+    course.execute("CREATE TABLE a (id INT PRIMARY KEY, n INT)", "CREATE TABLE b (id INT PRIMARY KEY, n INT)")
+    for table in "ab":
+        course.execute(f"INSERT INTO {table} SELECT seq, 0 FROM mysql.seq_1_to_2000")
+    stop, commits = threading.Event(), 0
+
+    def write() -> None:
+        nonlocal commits
+        with contextlib.closing(course.server.connect(database=course.database)) as connection:
+            connection.autocommit(False)
+            while not stop.is_set():
+                for table in "ab":
+                    connection.cursor().execute(f"UPDATE {table} SET n = n + 1")
+                connection.commit()
+                commits += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(5):
+            before = commits
+            with contextlib.closing(course.driver({"a": {}, "b": {}})) as driver:
+                seen = set()
+                for item in driver.plan(driver.resolve()):
+                    content = b"".join(driver.open(item))
+                    seen |= set(pq.read_table(io.BytesIO(content))["n"].to_pylist())
+                    while commits < before + 3:
+                        time.sleep(0.01)
+                    before = commits
+                assert len(seen) == 1
+                assert driver.warnings == []
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_same_rows_same_bytes(notes: Course, course: Course) -> None:
+    """Two fetches of the same rows are byte for byte the same, also when the rows were written in another order."""
+    course.execute(
+        "CREATE TABLE noteevents (row_id INT PRIMARY KEY, subject_id INT, category VARCHAR(40), text TEXT)",
+        f"INSERT INTO noteevents SELECT * FROM {notes.database}.noteevents ORDER BY MD5(row_id)",
+    )
+
+    first = notes.files({"noteevents": {}})
+
+    assert first == notes.files({"noteevents": {}})
+    assert first == course.files({"noteevents": {}})
+    assert pq.ParquetFile(io.BytesIO(first["noteevents.parquet"])).num_row_groups > 1
+
+
+def test_columns_and_where(notes: Course) -> None:
+    """`columns` are delivered in the order they are asked for, of the rows that `where` selects, all of those."""
+    where = "category = 'RADIOLOGY_REPORT' -- and a comment"
+    rows = notes.rows({"noteevents": {"columns": ["text", "row_id"], "where": where}})
+
+    assert [list(row) for row in rows[:1]] == [["text", "row_id"]]
+    assert [row["row_id"] for row in rows] == list(range(3, ROWS + 1, 3))
+
+
+def test_odd_names(course: Course) -> None:
+    """Columns may be called anything that the server allows, keywords and backticks too; tables as files may."""
+    course.execute(
+        "CREATE TABLE `order by` (`se``lect` INT PRIMARY KEY, `%s` INT, `ключ` INT)",
+        "INSERT INTO `order by` VALUES (1, 2, 3)",
+    )
+
+    assert course.rows({"order by": {}}) == [{"se`lect": 1, "%s": 2, "ключ": 3}]
+    assert course.rows({"order by": {"columns": ["%s", "se`lect"]}}) == [{"%s": 2, "se`lect": 1}]
+
+
+def test_view_and_table_without_key(course: Course) -> None:
+    """A view and a table without a primary key are delivered, with a warning that their order is the server's."""
+    course.execute(
+        "CREATE TABLE heap (n INT)",
+        "INSERT INTO heap VALUES (3), (1), (2), (1)",
+        "CREATE VIEW seen AS SELECT n FROM heap",
+    )
+    for table in ("heap", "seen"):
+        with contextlib.closing(course.driver({table: {}})) as driver:
+            [item] = driver.plan(driver.resolve())
+            rows = pq.read_table(io.BytesIO(b"".join(driver.open(item))))["n"].to_pylist()
+            assert sorted(rows) == [1, 1, 2, 3]
+            assert any("primary key" in warning for warning in driver.warnings)
+
+
+def test_where_cannot_write(course: Course) -> None:
+    """SQL in `where` that would write is refused, even for an account that may."""
+    course.execute(
+        "CREATE TABLE t (id INT PRIMARY KEY)",
+        "INSERT INTO t VALUES (1)",
+        "CREATE FUNCTION wipe() RETURNS INT BEGIN DELETE FROM t; RETURN 1; END",
+    )
+    root = Credential(user="root", password=course.server.root_password)
+    for where in ("wipe() = 1", "1); DELETE FROM t; SELECT (1"):
+        with contextlib.closing(course.driver({"t": {"where": where}}, root)) as driver, pytest.raises(DatamountError):
+            [item] = driver.plan(driver.resolve())
+            list(driver.open(item))
+    assert course.rows({"t": {}}) == [{"id": 1}]
+
+
+def test_an_early_end_is_cheap_and_honest(notes: Course) -> None:
+    """Leaving a large table after its first chunk frees the server's query, and what comes later is told as later."""
+    with contextlib.closing(notes.driver({"noteevents": {}})) as driver:
+        [item] = driver.plan(driver.resolve())
+        whole = b"".join(driver.open(item))
+        half = driver.open(item)
+        next(half)
+        half.close()
+        assert b"".join(driver.open(item)) == whole
+        assert [w for w in driver.warnings if "connection was lost" in w]
+    deadline = time.monotonic() + 20
+    while _connections(notes) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _connections(notes) == 0
+    assert not [thread for thread in threading.enumerate() if thread.name == "mysql-rows"]
+
+
+def test_killed_in_the_middle_is_transient(notes: Course) -> None:
+    """A connection that the server kills while rows flow is Unavailable and transient; the next open has every row."""
+    notes.execute("CREATE VIEW `long` AS SELECT n.* FROM noteevents n CROSS JOIN mysql.seq_1_to_6")
+    with contextlib.closing(notes.driver({"long": {}})) as driver:
+        [item] = driver.plan(driver.resolve())
+        chunks = driver.open(item)
+        next(chunks)
+        with contextlib.closing(notes.server.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(f"SELECT id FROM information_schema.processlist WHERE user = '{notes.credential.user}'")
+            for (number,) in cursor.fetchall():
+                cursor.execute(f"KILL {number}")
+        with pytest.raises(Unavailable) as caught:
+            # What was in the network's buffers may still arrive; the end of the table never does.
+            list(chunks)
+        assert caught.value.transient
+        content = b"".join(driver.open(item))
+    assert pq.read_metadata(io.BytesIO(content)).num_rows == 6 * ROWS
+
+
+def test_a_lock_for_other_tables_is_told(notes: Course) -> None:
+    """A pin that was made for another selection is VerificationFailed, not other data under the same name."""
+    with contextlib.closing(notes.driver({"noteevents": {}})) as driver:
+        pin = json.loads(json.dumps(dict(driver.resolve())))
+    other = notes.driver({"noteevents": {"where": "row_id < 9"}})
+    with contextlib.closing(other), pytest.raises(VerificationFailed):
+        other.resolve(pin)
+
+
+def test_no_tables_is_a_login(notes: Course) -> None:
+    """A dataset without tables resolves when the login works, and has nothing to deliver."""
+    with contextlib.closing(notes.driver({})) as driver:
+        assert list(driver.plan(driver.resolve())) == []
+
+
+ERRORS: dict[str, tuple[type[DatamountError], bool, dict[str, Any]]] = {
+    "unknown column": (UsageError, False, {"tables": {"noteevents": {"columns": ["nonsense"]}}}),
+    "syntax": (UsageError, False, {"tables": {"noteevents": {"where": "1 = = 1"}}}),
+    "unknown column in where": (UsageError, False, {"tables": {"noteevents": {"where": "nonsense = 1"}}}),
+    "no such table": (NotFound, False, {"tables": {"nonsense": {}}}),
+    "another database": (Refused, False, {"tables": {}, "database": "mysql"}),
+    "no such host": (Unavailable, True, {"tables": {}, "host": "nowhere.invalid"}),
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_error_by_number(notes: Course, kind: str) -> None:
+    """Each mistake raises the error of its kind, says who can mend it, and never the password."""
+    expected, transient, source = ERRORS[kind]
+    with contextlib.closing(notes.driver(**source)) as driver, pytest.raises(DatamountError) as caught:
+        for item in driver.plan(driver.resolve()):
+            list(driver.open(item))
+    error = caught.value
+    assert type(error) is expected
+    assert error.transient is transient
+    assert error.who
+    assert error.hint
+    assert notes.credential.password is not None
+    assert notes.credential.password.get_secret_value() not in error.sentence() + repr(error.__cause__)
+
+
+def test_too_many_connections_may_pass(notes: Course) -> None:
+    """An account at its limit of connections is told as such, and as something that may pass."""
+    user, password = notes.server.make_user(notes.database)
+    notes.execute(f"GRANT USAGE ON *.* TO {user}@'%' WITH MAX_USER_CONNECTIONS 1")
+    credential = Credential(user=user, password=password)
+    with (
+        contextlib.closing(notes.driver({}, credential)) as first,
+        contextlib.closing(notes.driver({}, credential)) as second,
+    ):
+        first.resolve()
+        with pytest.raises(Unavailable, match="too many connections") as caught:
+            second.resolve()
+    assert caught.value.transient
+
+
+@pytest.fixture
+def mute() -> Iterator[int]:
+    """The port of a server that accepts and then says nothing."""
+    with socket.create_server(("127.0.0.1", servers.free_port())) as listening:
+        yield listening.getsockname()[1]
+
+
+def test_a_mute_server_times_out(notes: Course, mute: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that accepts and never greets is Unavailable after the time for connecting, not a hang."""
+    monkeypatch.setattr("datamount.drivers.mysql.CONNECT_TIMEOUT", 1)
+    with contextlib.closing(notes.driver({}, port=mute)) as driver, pytest.raises(Unavailable) as caught:
+        driver.resolve()
+    assert caught.value.transient
+
+
+def _connections(course: Course) -> int:
+    with contextlib.closing(course.server.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s", (course.credential.user,))
+        [(count,)] = cursor.fetchall()
+    return int(count)
