@@ -69,14 +69,17 @@ def check(console: Console) -> int:
     os.environ[MARK] = mark
     folder = Path(tempfile.mkdtemp(prefix="datamount-demo-"))
     failed = False
-    with Site(folder / "site", say=console.print) as site:
-        running = Check(site, folder)
-        try:
-            running.run()
-        except Stopped:
-            failed = True
-        finally:
+    try:
+        with Site(folder / "site", say=console.print) as site:
+            running = Check(site, folder)
+            try:
+                running.run()
+            except Stopped:
+                failed = True
             rows = running.rows
+    except BaseException:  # Ctrl-C among them: nobody asked for the logs
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     left = marked(mark)
     rows.append(Row("no process is left behind", "servers, sessions and kernels", error=", ".join(left.values())))
     failed = failed or bool(left)
