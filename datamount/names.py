@@ -66,6 +66,7 @@ EXTENSION_VOLUME: Final = "datamount-extension"
 
 HOME_DIR: Final = "/home/jovyan"
 STATE_DIR: Final = "/var/lib/datamount"
+TEMPORARY_DIR: Final = "/var/lib/datamount/tmp"
 COURSE_DIR: Final = "/var/lib/datamount-course"
 SEED_HOME_DIR: Final = "/var/lib/datamount-home"
 """Where the seed container sees the new home volume: its own path would hide the image's home."""
