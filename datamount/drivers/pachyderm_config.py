@@ -155,7 +155,7 @@ def _context(dataset: str) -> _Ambient | None:
         context: Mapping[str, Any] = v2["contexts"][v2["active_context"]]
         text = context.get("pachd_address") or f"localhost:{context.get('port_forwarders', {}).get('pachd') or ''}"
         certificates = context.get("server_cas")
-        roots = base64.b64decode(certificates) if certificates else None
+        roots = base64.b64decode("".join(certificates.split()), validate=True) if certificates else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise UsageError(
             f'dataset "{dataset}": the Pachyderm configuration {path} has no usable active context '

@@ -421,6 +421,7 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
 def test_tls(tls: servers.PachydermServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """grpcs:// checks the certificate: by the context's authority, by SSL_CERT_FILE, else it fails and says so."""
     assert tls.certificate is not None
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     with driver("radiology", address=tls.address) as reader:
         untrusted = failure(reader)
     assert type(untrusted) is Unavailable
