@@ -127,10 +127,8 @@ def _plan(pod: Any, settings: InjectSettings) -> _Plan:
     mounts = _mounts(notebook)
     home = _home(annotations.get(names.ANNOTATION_HOME, settings.home))
     home_mount = _covering(home, mounts)
-    ours = (names.STATE_DIR, names.COURSE_DIR, names.SEED_HOME_DIR, names.IMAGE_DIR, names.CACHE_DIR)
-    ours += (names.TOKEN_DIR, names.CREDENTIALS_DIR, names.JUPYTER_DIR)
     shared = home_mount["mountPath"] if home_mount else home
-    if any(_within(shared, path) or _within(path, shared) for path in ours):
+    if any(_within(shared, path) or _within(path, shared) for path in _OUR_FOLDERS):
         raise _LeftAlone(f"its home {shared} is where our own folders are")
     own_uid, own_gid = _identity(spec, notebook)
     uid = own_uid or _number_of(environment, "NB_UID") or settings.default_uid
@@ -169,6 +167,16 @@ _VOLUMES = (
     names.CACHE_VOLUME,
     names.IMAGE_VOLUME,
     names.EXTENSION_VOLUME,
+)
+_OUR_FOLDERS = (
+    names.STATE_DIR,
+    names.COURSE_DIR,
+    names.SEED_HOME_DIR,
+    names.IMAGE_DIR,
+    names.CACHE_DIR,
+    names.TOKEN_DIR,
+    names.CREDENTIALS_DIR,
+    names.JUPYTER_DIR,
 )
 _CONTAINERS = (names.SEED_CONTAINER, names.FETCH_CONTAINER, names.SIDECAR_CONTAINER)
 

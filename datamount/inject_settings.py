@@ -47,11 +47,11 @@ def _resources(cpu_request: str, cpu_limit: str, memory_request: str, memory_lim
 class InjectSettings(_Strict):
     """Settings of `inject`, the same for the webhook, the KubeSpawner hook and `datamount inject`."""
 
-    image: str = Field("ghcr.io/datamount/session:latest", min_length=1)
+    image: str = Field(default="ghcr.io/datamount/session:latest", min_length=1)
     """Image of the fetch container and of the sidecar. Pin it to the version of the controller."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """IfNotPresent, because a start must not wait for a registry."""
-    command: tuple[str, ...] = Field(("python", "-m", "datamount.pod"), min_length=1)
+    command: tuple[str, ...] = Field(default=("python", "-m", "datamount.pod"), min_length=1)
     """How our image runs `datamount.pod`; its subcommands are appended."""
     component: str = names.SINGLEUSER_COMPONENT
     """Only pods with this value of the label `component` are changed. BinderHub's build pods have another."""
@@ -59,10 +59,10 @@ class InjectSettings(_Strict):
     home: FolderPath = names.HOME_DIR
     """The home folder of the course's image, where repo2docker puts the repo. A pod's annotation datamount.dev/home
     wins."""
-    default_uid: int = Field(1000, ge=1, le=2**31 - 1)
+    default_uid: int = Field(default=1000, ge=1, le=2**31 - 1)
     """User id of fetch and sidecar where the pod does not fix the notebook's: jovyan of repo2docker and of the Docker
     stacks. It has to be the notebook's own, because they read and write the student's files."""
-    default_gid: int = Field(1000, ge=0, le=2**31 - 1)
+    default_gid: int = Field(default=1000, ge=0, le=2**31 - 1)
     """Group id, likewise: repo2docker's jovyan."""
 
     native_sidecar: bool = True
@@ -72,18 +72,18 @@ class InjectSettings(_Strict):
     """Read the course and the Jupyter extension from image volumes (Kubernetes 1.33 and newer, a container runtime
     that has them). There is then no seed container, and the image needs no shell."""
 
-    controller_url: str | None = Field(None, pattern=r"^https?://[^\s/]+$")
+    controller_url: str | None = Field(default=None, pattern=r"^https?://[^\s/]+$")
     """The controller, such as https://datamount-controller.datamount.svc. Without one, sessions know only public data
     and what the two secrets below hold."""
     ca_config_map: Name | None = "datamount-ca"
     """ConfigMap in the pod's namespace whose ca.crt signs the controller's certificate. May be missing: pods start
     without it."""
-    token_seconds: int = Field(3600, ge=600, le=86400)
+    token_seconds: int = Field(default=3600, ge=600, le=86400)
     """Life of the projected token in seconds. The kubelet renews it at 80 %; 600 is the API server's minimum."""
 
-    store: str | None = Field(None, pattern=r"^(s3|file)://")
+    store: str | None = Field(default=None, pattern=r"^(s3|file)://")
     """Where work is saved when there is no controller: a store URL. Every pod then reaches the whole store."""
-    store_endpoint_url: str | None = Field(None, pattern=r"^https?://")
+    store_endpoint_url: str | None = Field(default=None, pattern=r"^https?://")
     """The S3 server of `store`, where it is not AWS."""
     store_secret: Name | None = None
     """Secret whose keys are variables (AWS_ACCESS_KEY_ID, …) of fetch and sidecar, for `store`. Never seen by the
@@ -92,7 +92,7 @@ class InjectSettings(_Strict):
     """Secret whose key credentials.yaml holds the datasets' credentials, for fetch and sidecar. Prefer the
     controller."""
 
-    fetch_seconds: float = Field(90.0, gt=0, le=240)
+    fetch_seconds: float = Field(default=90.0, gt=0, le=240)
     """How long the notebook waits for data and saved work, in seconds. JupyterHub gives a start 300 s; BinderHub
     relays progress meanwhile. What is not done then goes on beside the notebook."""
     allow_local_files: bool = False

@@ -58,7 +58,7 @@ COURSE_VOLUME: Final = "datamount-course"
 """What the seed container hands over: the manifest, and a few facts. The only volume of ours that code of the
 course's image writes before the notebook runs, so fetch reads it as a stranger's."""
 JUPYTER_VOLUME: Final = "datamount-jupyter"
-TOKEN_VOLUME: Final = "datamount-token"
+TOKEN_VOLUME: Final = "datamount-token"  # noqa: S105
 CREDENTIALS_VOLUME: Final = "datamount-credentials"
 CACHE_VOLUME: Final = "datamount-cache"
 IMAGE_VOLUME: Final = "datamount-image"
