@@ -1,0 +1,48 @@
+"""Every error of the controller's API as an RFC 9457 problem document."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from datamount.errors import DatamountError, UsageError
+
+PROBLEM_TYPE = "application/problem+json"
+log = logging.getLogger(__name__)
+
+
+def reply(document: dict[str, Any], headers: Any = None) -> JSONResponse:
+    return JSONResponse(document, document["status"], headers, media_type=PROBLEM_TYPE)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Make the application answer every error as a problem document, none of which quotes the request."""
+
+    @app.exception_handler(DatamountError)
+    async def ours(_: Request, error: DatamountError) -> JSONResponse:
+        wait = {"Retry-After": str(max(1, round(error.retry_after)))} if error.retry_after else None
+        return reply(error.problem(), wait)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        faults = [{"where": ".".join(map(str, fault["loc"])), "detail": fault["msg"]} for fault in error.errors()[:20]]
+        first = faults[0] if faults else {"where": "request", "detail": "not valid"}
+        found = UsageError(f"{first['where']}: {first['detail']}.")
+        return reply(found.problem() | {"status": 422, "errors": faults})
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        title = HTTPStatus(error.status_code).phrase
+        document = {"type": "about:blank", "title": title, "status": error.status_code, "detail": str(error.detail)}
+        return reply(document, error.headers)
+
+    @app.exception_handler(Exception)
+    async def bug(_: Request, error: Exception) -> JSONResponse:
+        # uvicorn logs the traceback; its text stays out of the answer.
+        return reply(DatamountError(f"an error that should not happen ({type(error).__name__}).").problem())

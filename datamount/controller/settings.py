@@ -1,0 +1,110 @@
+"""The controller's settings: one YAML file, mounted from a ConfigMap. It holds names and paths, never a secret.
+
+Read once, at the start: a change of the settings is a new roll-out. The policy, which changes with every course, is a
+file of its own and is read again whenever it changes (`policy.py`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from datamount.errors import UsageError
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TLS(_Model):
+    """Where the certificate comes from. The API server and the sidecars both refuse plain HTTP."""
+
+    mode: Literal["files", "self-signed", "off"] = Field(
+        "self-signed",
+        description="files: mounted (cert-manager); self-signed: made, stored and rotated here; off: tests only.",
+    )
+    folder: Path = Field(
+        Path("/etc/datamount/tls"), description="files: holds tls.crt and tls.key, read again when they change."
+    )
+    secret: str = Field("datamount-controller-tls", description="self-signed: the Secret that the replicas share.")
+    webhook: str = Field(
+        "datamount", description="self-signed: the MutatingWebhookConfiguration whose caBundle is kept right."
+    )
+    ca_config_map: str = Field(
+        "datamount-ca", description="The ConfigMap with ca.crt that is kept in each of `namespaces`, for the sidecars."
+    )
+    days: int = Field(90, ge=2, description="self-signed: how long a certificate is valid; renewed after two thirds.")
+
+
+class Events(_Model):
+    """Limits of progress Events. Launch pages show each new Event, and etcd keeps each for an hour."""
+
+    per_dataset: int = Field(6, ge=1, description="Events about one dataset of one pod.")
+    per_pod: int = Field(30, ge=1, description="Events of one pod in all.")
+
+
+class Settings(_Model):
+    """What the chart renders into controller.yaml."""
+
+    namespace: str = Field("datamount", description="The controller's own namespace.")
+    service: str = Field("datamount-controller", description="The Service's name: the certificate is made out to it.")
+    namespaces: list[str] = Field(
+        default_factory=list,
+        description="Namespaces whose pods are sessions. A pod elsewhere gets nothing, whoever it says it is: "
+        "who may create pods there chooses their image and annotations. Empty: nobody gets anything.",
+    )
+    host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104  (a pod listens on its own address)
+    port: int = Field(8443, ge=0, le=65535, description="Port to listen on.")
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="/metrics and the probes over plain HTTP on a port of their own, too."
+    )
+    tls: TLS = TLS.model_validate({})
+    audience: str = Field("datamount", description="Audience that a session's token must be made for.")
+    review_seconds: Annotated[float, Field(ge=0, le=60)] = Field(
+        10.0,
+        description="How long the API server's word on a token and its pod is believed without asking again.",
+    )
+    inject: Path | None = Field(None, description="Settings file of the injection; the built-in defaults without one.")
+    max_review: int = Field(
+        4 << 20, ge=1 << 16, description="Largest AdmissionReview in bytes; etcd takes objects up to 1.5 MiB."
+    )
+    policy: Path = Field(Path("/etc/datamount/policy.yaml"), description="Who may use which credential.")
+    policy_seconds: Seconds = Field(5.0, description="How often the policy file is looked at.")
+    reaper_seconds: Annotated[float, Field(gt=0, le=30)] = Field(
+        20.0, description="Pause between two passes: at most 30, so that nothing outlives its pod by a minute."
+    )
+    events: Events = Events.model_validate({})
+    audit: Path | None = Field(None, description="File that gets the audit lines; standard output without one.")
+    limits: dict[str, Any] = Field(
+        default_factory=dict, description="What a session is told about its limits, under `limits` of /v1/session."
+    )
+    store: dict[str, Any] | None = Field(None, description="The store gateway's settings; no saves without them.")
+
+
+def load(path: Path) -> Settings:
+    """The settings in a file. Raises UsageError that names the key, not its value."""
+    try:
+        return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except OSError as error:
+        raise UsageError(f"the settings {path} cannot be read ({error.strerror}).", who="the hub's operator") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"the settings {path} are not YAML.", who="the hub's operator") from error
+    except ValidationError as error:
+        raise UsageError(
+            f"the settings {path} are not valid: {faults(error)}",
+            hint="Mend the chart's values, or the file.",
+            who="the hub's operator",
+        ) from None
+
+
+def faults(error: ValidationError) -> str:
+    """Where and why, without the values: a misplaced secret must not reach a log."""
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}"
+        for fault in error.errors(include_input=False, include_url=False)
+    )
