@@ -150,6 +150,7 @@ class PFS(pfs_pb2_grpc.APIServicer):
     def __init__(self, state: State, access: Access) -> None:
         self.state = state
         self.access = access
+        self._trees: dict[str, list[tree.Entry]] = {}
 
     # --- projects and repos -------------------------------------------------------------------------------------
 
@@ -401,28 +402,33 @@ class PFS(pfs_pb2_grpc.APIServicer):
             hash=entry.hash,
         )
 
-    @staticmethod
-    def _files(commit: Commit) -> Any:
-        return {} if commit.error else commit.files
+    def _tree(self, commit: Commit) -> list[tree.Entry]:
+        """All entries of a commit; kept for the commits that cannot change."""
+        if commit.error:
+            return []
+        found = self._trees.get(commit.id) or tree.entries(commit.files)
+        if commit.finished:
+            self._trees[commit.id] = found
+        return found
 
     @streaming
     def WalkFile(self, request: Any, context: Any) -> Iterator[Any]:
         commit = self._readable(context, request.file, "REPO_READ REPO_LIST_FILE")
-        found = tree.walk(self._files(commit), commit.id, request.file.path)
+        found = tree.walk(self._tree(commit), commit.id, request.file.path)
         for entry in found[: request.number or None]:
             yield self._file_info(commit, entry)
 
     @streaming
     def ListFile(self, request: Any, context: Any) -> Iterator[Any]:
         commit = self._readable(context, request.file, "REPO_READ REPO_LIST_FILE")
-        found = tree.children(self._files(commit), request.file.path)
+        found = tree.children(self._tree(commit), request.file.path)
         for entry in found[: request.number or None]:
             yield self._file_info(commit, entry)
 
     @answering
     def InspectFile(self, request: Any, context: Any) -> Any:
         commit = self._readable(context, request.file, "REPO_READ REPO_INSPECT_FILE")
-        found = tree.walk(self._files(commit), commit.id, request.file.path)
+        found = tree.walk(self._tree(commit), commit.id, request.file.path)
         if not found:
             raise Fault("NOT_FOUND", f"file {request.file.path} not found in repo {commit.repo} at commit {commit.id}")
         return self._file_info(commit, found[0])
@@ -430,7 +436,7 @@ class PFS(pfs_pb2_grpc.APIServicer):
     @streaming
     def GetFile(self, request: Any, context: Any) -> Iterator[Any]:
         commit = self._readable(context, request.file, doing="get file: ")
-        found = tree.match(self._files(commit), commit.repo, request.file.commit.id, request.file.path)
+        found = tree.match(self._tree(commit), commit.repo, request.file.commit.id, request.file.path)
         if any(entry.blob is None for entry in found[:2]):
             raise Fault("UNKNOWN", "cannot get directory or non-regular file. Use GetFileTAR instead")
         if len(found) > 1:
@@ -442,7 +448,7 @@ class PFS(pfs_pb2_grpc.APIServicer):
     def GetFileTAR(self, request: Any, context: Any) -> Iterator[Any]:
         commit = self._readable(context, request.file)
         wanted, part = request.file, request.path_range
-        found = tree.match(self._files(commit), commit.repo, wanted.commit.id, wanted.path, part.lower, part.upper)
+        found = tree.match(self._tree(commit), commit.repo, wanted.commit.id, wanted.path, part.lower, part.upper)
         for data in tree.messages(tree.tar(found, self.state.read)):
             yield BytesValue(value=data)
 

@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.pachyderm.state import Blob, Fault, clean
@@ -43,16 +43,16 @@ def entries(files: Mapping[str, Blob]) -> list[Entry]:
     return [found[path] for path in sorted(found)]
 
 
-def walk(files: Mapping[str, Blob], commit: str, path: str) -> list[Entry]:
+def walk(tree: Sequence[Entry], commit: str, path: str) -> list[Entry]:
     """A file, or a folder and everything below."""
     top = clean(path).rstrip("/")
-    chosen = [entry for entry in entries(files) if entry.path == top or entry.path.startswith(top + "/")]
+    chosen = [entry for entry in tree if entry.path == top or entry.path.startswith(top + "/")]
     if not chosen and top:
         raise Fault("NOT_FOUND", f"commit/{commit} does not contain item: ({top})")
     return chosen
 
 
-def children(files: Mapping[str, Blob], path: str) -> list[Entry]:
+def children(tree: Sequence[Entry], path: str) -> list[Entry]:
     """What is directly in a folder, or the file itself."""
     top = clean(path).rstrip("/")
 
@@ -60,15 +60,13 @@ def children(files: Mapping[str, Blob], path: str) -> list[Entry]:
         below = entry.path[len(top) + 1 :].rstrip("/")
         return entry.path.startswith(top + "/") and bool(below) and "/" not in below
 
-    return [entry for entry in entries(files) if entry.path == top or directly(entry)]
+    return [entry for entry in tree if entry.path == top or directly(entry)]
 
 
 _GLOB = re.compile(r"[*?\[\]{}!()@+^]")
 
 
-def match(
-    files: Mapping[str, Blob], repo: str, commit: str, path: str, lower: str = "", upper: str = ""
-) -> list[Entry]:
+def match(tree: Sequence[Entry], repo: str, commit: str, path: str, lower: str = "", upper: str = "") -> list[Entry]:
     """What GetFile and GetFileTAR mean by a path: a glob, and everything below each folder that it matches.
 
     Entries outside [lower, upper) are left out before that, so a folder that is outside brings nothing with it.
@@ -80,7 +78,7 @@ def match(
     matches = _compile(pattern)
     chosen: list[Entry] = []
     inside = ""
-    for entry in entries(files):
+    for entry in tree:
         if not entry.path.startswith("" if prefix == "/" else prefix):
             continue
         if entry.path < lower or (upper and entry.path >= upper):
