@@ -89,7 +89,8 @@ class InjectSettings(_Strict):
     """Secret whose keys are variables (AWS_ACCESS_KEY_ID, …) of fetch and sidecar, for `store`. Never seen by the
     notebook, but long-lived: prefer the controller."""
     credentials_secret: Name | None = None
-    """Secret whose key credentials.yaml holds the datasets' credentials, for fetch and sidecar. Prefer the
+    """Secret whose key credentials.yaml holds the datasets' credentials, for fetch and sidecar. Every course may then
+    name each of them, and send it to a server of its choice: for hubs whose courses are all trusted. Prefer the
     controller."""
 
     fetch_seconds: float = Field(default=90.0, gt=0, le=240)

@@ -24,8 +24,14 @@ _DRIVERS = {
 def open_driver(name: str, dataset: Dataset, credential: Credential | None = None) -> Driver[Any]:
     """The driver of a dataset's one source. Makes no network call.
 
-    Raises UsageError where the source's packages are not installed, naming the extra to install.
+    Raises UsageError where the source's packages are not installed, naming the extra to install. In a pod, Refused for
+    what a stranger's course may not reach there (see `reach`); the driver then also looks at addresses by itself.
     """
+    from datamount import reach
+
+    rules = reach.current()
+    if rules:
+        rules.check_declaration(name, dataset)
     kind = dataset.kind
     try:
         module = import_module(f"datamount.drivers.{kind}")
@@ -36,4 +42,6 @@ def open_driver(name: str, dataset: Dataset, credential: Credential | None = Non
             who="you",
         ) from error
     driver: Driver[Any] = getattr(module, _DRIVERS[kind])(name, dataset, dataset.source, credential)
+    if rules:
+        reach.guard(driver, dataset, rules)
     return driver

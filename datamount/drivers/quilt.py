@@ -89,6 +89,7 @@ class QuiltDriver(Driver[Quilt]):
 
     def open(self, item: Item, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
         place = urlsplit(item.ref["physical_key"])
+        self._check_place(place.scheme, item.path)  # a lock file may say anything
         if place.scheme == "file":
             return read_file(Path(unquote(place.path)), dataset=self.name, start=start, stop=stop)
         version = parse_qs(place.query).get("versionId", [None])[0]
@@ -183,20 +184,22 @@ class QuiltDriver(Driver[Quilt]):
                 yield entry, entry.logical_key[len(wanted) + 1 :]
 
     def _item(self, entry: Entry, path: str) -> Item:
-        scheme = urlsplit(entry.physical_key).scheme
-        if scheme != "s3" and not (scheme == "file" and self._local):
-            # A package in a bucket must not make the fetching machine read its own files.
-            raise UsageError(
-                f'dataset "{self.name}": {entry.logical_key!r} of {self.source.package} lies at a {scheme or "bare"} '
-                f"address, which a package in {self.source.registry} may not use.",
-                hint="Push the package with its files (quilt3 push without selectors).",
-                who="the data's owner",
-            )
+        self._check_place(urlsplit(entry.physical_key).scheme, entry.logical_key)
         digest = _digest(entry.hash)
         identity = f"{entry.hash.get('type', '')}:{entry.hash.get('value', '')}"
         return Item(
             safe_path(path, dataset=self.name), entry.size, identity, digest, {"physical_key": entry.physical_key}
         )
+
+    def _check_place(self, scheme: str, path: str) -> None:
+        """A package in a bucket must not make the fetching machine read its own files."""
+        if scheme != "s3" and not (scheme == "file" and self._local):
+            raise UsageError(
+                f'dataset "{self.name}": {path!r} of {self.source.package} lies at a {scheme or "bare"} '
+                f"address, which a package in {self.source.registry} may not use.",
+                hint="Push the package with its files (quilt3 push without selectors).",
+                who="the data's owner",
+            )
 
 
 def _digest(given: Mapping[str, str]) -> Digest | None:
