@@ -291,12 +291,26 @@ def _distinct(values: list[str]) -> list[str]:
 
 
 class Table(Strict):
-    """One table delivered as Parquet: all of it, or some columns and rows."""
+    """One table delivered as Parquet: all of it, some columns and rows, or what a query gives."""
 
     columns: Annotated[list[Line], AfterValidator(_distinct)] | None = Field(
         None, min_length=1, json_schema_extra={"uniqueItems": True}, description="Only these columns; default all."
     )
     where: Prose | None = Field(None, description="A SQL condition, as it would stand after WHERE.")
+    limit: int | None = Field(None, ge=1, description="At most this many rows, the first by primary key.")
+    partition_by: Line | None = Field(
+        None, description="A column: a file for each of its values, in folders as <table>/<column>=<value>/."
+    )
+    query: Prose | None = Field(None, description="A SELECT of the author's instead of a table; needs its ORDER BY.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Table:
+        beside = [key for key in ("columns", "where", "limit", "partition_by") if getattr(self, key) is not None]
+        if self.query is not None and beside:
+            raise Mistake(f"query says it all: {beside[0]} cannot stand beside it.", "Write it into the query.")
+        if self.partition_by is not None and self.limit is not None:
+            raise Mistake("limit and partition_by cannot stand together.", "Choose rows with `where`.")
+        return self
 
 
 class MySQL(Source):
@@ -307,6 +321,11 @@ class MySQL(Source):
     database: Database = Field(description="The schema that the session may read.")
     tables: dict[TableName, Table] = Field(
         default_factory=dict, description="Tables that are also delivered as <table>.parquet; {} takes all of one."
+    )
+    ssl_ca: Prose | None = Field(
+        None,
+        description="Certificates (PEM text) of the authority that signed the server's: every connection is then "
+        "encrypted, and the server's name is verified.",
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -84,6 +84,8 @@ class Driver(ABC, Generic[S]):
         self.dataset = dataset
         self.source = source
         self.credential = credential
+        self.warnings: list[str] = []
+        """What people should know of data that was delivered all the same, a sentence each. For the status."""
 
     @abstractmethod
     def resolve(self, pin: Pin | None = None) -> Pin:
@@ -104,7 +106,7 @@ class Driver(ABC, Generic[S]):
         that may pass are `transient`.
         """
 
-    def open_many(self, items: Sequence[Item]) -> Iterator[tuple[Item, Iterator[Buffer]]]:
+    def open_many(self, items: Sequence[Item]) -> Generator[tuple[Item, Iterator[Buffer]], None, None]:
         """Each of the items once, in an order of the driver's liking, with all its bytes.
 
         Sources where a call costs more than a small file override it to bring many in one. A pair's bytes are to be

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import ssl
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -15,19 +17,27 @@ import pymysql
 from pymysql.converters import encoders
 
 from datamount.credentials import Credential
+from datamount.drivers import mysql_query as query
 from datamount.drivers.base import Buffer, Connection, Driver, Item, Pin, safe_path
 from datamount.drivers.mysql_errors import named
 from datamount.drivers.mysql_options import TOOL_GROUPS, option_file, sqlalchemy_url
 from datamount.drivers.mysql_parquet import parquet
 from datamount.drivers.mysql_types import Column, column
-from datamount.errors import VerificationFailed
-from datamount.manifest import Dataset, MySQL
+from datamount.errors import UsageError, VerificationFailed
+from datamount.manifest import Dataset, MySQL, Table
 from datamount.names import MYSQL_DIR, variable
 
 CONNECT_TIMEOUT = 10
 """Seconds to reach and greet the server."""
 READ_TIMEOUT = 300
 """Seconds without a byte: a `where` without an index may search for minutes before its first row."""
+
+MOST_PARTITIONS = 10_000
+
+WRITING = frozenset(
+    ["ALL PRIVILEGES", "ALTER", "CREATE", "CREATE USER", "DELETE", "DROP", "FILE", "INSERT", "SUPER", "UPDATE"]
+)
+"""Rights that a course's reader should not have."""
 
 _SESSION = (
     # What the bytes depend on must not depend on the server's settings.
@@ -47,7 +57,6 @@ class MySQLDriver(Driver[MySQL]):
 
     def __init__(self, name: str, dataset: Dataset, source: MySQL, credential: Credential | None) -> None:
         super().__init__(name, dataset, source, credential)
-        self.warnings: list[str] = []
         self._user = credential.user if credential else None
         self._password = credential.password.get_secret_value() if credential and credential.password else None
         self._host = (credential and credential.host) or source.host
@@ -61,27 +70,38 @@ class MySQLDriver(Driver[MySQL]):
 
     def connect(self) -> Connection:
         file = f"{MYSQL_DIR}/{self.name}.cnf"
-        login = {"host": self._host, "port": str(self._port)}
+        # To the clients "localhost" is a socket on this machine, unless told otherwise.
+        login = {"host": self._host, "port": str(self._port), "protocol": "tcp"}
         if self._user is not None:
             login["user"] = self._user
         if self._password is not None:
             login["password"] = self._password
         login["default-character-set"] = "utf8mb4"
-        database = {"database": self.source.database}
+        own = {"database": self.source.database}
         # Every tool reads [client], and most stop at `database` there; `mysql` and `mariadb` read [mysql] too.
-        groups = {"client": login, "mysql": database}
+        groups = {"client": login, "mysql": {"database": self.source.database}}
+        files, parameters = {}, {"charset": "utf8mb4"}
+        if self.source.ssl_ca:
+            authority = f"{MYSQL_DIR}/{self.name}.pem"
+            files[authority] = self.source.ssl_ca
+            parameters["ssl_ca"] = f"{{run}}/{authority}"
+            # MySQL's clients know ssl-mode, MariaDB's (and the library that R uses) the other; each stops at the
+            # other's, but for the prefix and the group.
+            login |= {"ssl-ca": f"{{run}}/{authority}", "loose-ssl-mode": "VERIFY_IDENTITY"}
+            groups["client-mariadb"] = {"ssl-verify-server-cert": "1"}
+            own["ssl-verify-server-cert"] = "1"
         if self.name not in TOOL_GROUPS:
-            groups[self.name] = login | database
+            groups[self.name] = login | own
         url = sqlalchemy_url(
             user=self._user,
             password=self._password,
             host=self._host,
             port=self._port,
             database=self.source.database,
-            query={"charset": "utf8mb4"},
+            query=parameters,
         )
         return Connection(
-            files={file: option_file(groups)},
+            files={**files, file: option_file(groups)},
             variables={variable(self.name, "URL"): url, variable(self.name, "CNF"): f"{{run}}/{file}"},
         )
 
@@ -95,8 +115,9 @@ class MySQLDriver(Driver[MySQL]):
             connection = self._snapshot() if self.source.tables else self._connected()
             with named(self.name, f'opening the database "{self.source.database}"', self._where):
                 _rows(connection, "SELECT 1")
-            for table in self.source.tables:
-                self._describe(connection, table)
+            for table, wanted in self.source.tables.items():
+                self._describe(connection, table, wanted)
+            self._check_rights(connection)
         selection = _hash(self.source.model_dump(mode="json", exclude_none=True)["tables"])
         if pin is None:
             read = self._begun[-1].isoformat(timespec="microseconds") if self._begun else ""
@@ -111,30 +132,27 @@ class MySQLDriver(Driver[MySQL]):
 
     def plan(self, pin: Pin) -> Iterable[Item]:
         for table, wanted in self.source.tables.items():
-            yield Item(
-                path=safe_path(f"{table}.parquet", dataset=self.name),
-                size=None,
-                identity=f"{pin.get('read', '')}:{_hash(wanted.model_dump(mode='json', exclude_none=True))}",
-                ref={"table": table},
-            )
+            for path, ref in self._files(table, wanted):
+                yield Item(
+                    path=safe_path(path, dataset=self.name),
+                    size=None,
+                    identity=f"{pin.get('read', '')}:{_hash(wanted.model_dump(mode='json', exclude_none=True))}",
+                    ref=ref,
+                )
 
     def open(self, item: Item, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
         table = item.ref["table"]
-        doing = f'reading the table "{table}"'
         with self._turn:
             done = False
             impossible: Counter[str] = Counter()
             try:
                 connection = self._snapshot()
-                columns = self._describe(connection, table)
-                sql = self._select(connection, table, columns)
-                with named(self.name, doing, self._where):
+                sql, columns = self._query(connection, table, item.ref)
+                with named(self.name, f'reading the table "{table}"', self._where):
                     yield from parquet(connection, sql, columns, impossible)
-                done, self._delivered = True, table
-                self.warnings += [
-                    f"{table}.{name}: {count} dates that no calendar has (such as 0000-00-00) became null."
-                    for name, count in impossible.items()
-                ]
+                done, self._delivered = True, item.path
+                for name, count in impossible.items():
+                    self._warn(f"{item.path}: {count} dates in {name} that no calendar has (0000-00-00) became null.")
             finally:
                 if not done:
                     self._drop()
@@ -157,6 +175,7 @@ class MySQLDriver(Driver[MySQL]):
                     use_unicode=False,
                     conv=encoders,
                     autocommit=True,
+                    ssl=self._verified_tls(),
                     connect_timeout=CONNECT_TIMEOUT,
                     read_timeout=CONNECT_TIMEOUT,
                     write_timeout=60,
@@ -167,6 +186,18 @@ class MySQLDriver(Driver[MySQL]):
                     _rows(self._connection, statement)
         return self._connection
 
+    def _verified_tls(self) -> ssl.SSLContext | None:
+        if self.source.ssl_ca is None:
+            return None  # PyMySQL encrypts where the server offers it, without asking who it is
+        try:
+            return ssl.create_default_context(cadata=self.source.ssl_ca)
+        except (ssl.SSLError, ValueError) as error:
+            raise UsageError(
+                f'dataset "{self.name}": the text of `ssl_ca` holds no certificate.',
+                hint="Paste the whole PEM file, from -----BEGIN CERTIFICATE----- on.",
+                who="the course's author",
+            ) from error
+
     def _snapshot(self) -> Any:
         connection = self._connected()
         if not self._in_snapshot:
@@ -175,8 +206,8 @@ class MySQLDriver(Driver[MySQL]):
             self._in_snapshot = True
             self._begun.append(datetime.now(UTC))
             if self._delivered:
-                self.warnings.append(
-                    f"The connection was lost between two tables, so those after {self._delivered} show the database "
+                self._warn(
+                    f"The connection was lost between two files, so those after {self._delivered} show the database "
                     f"as it was at {self._begun[-1].isoformat(timespec='seconds')}, later than the others."
                 )
         return connection
@@ -188,36 +219,83 @@ class MySQLDriver(Driver[MySQL]):
                 self._connection._force_close()
             self._connection, self._in_snapshot = None, False
 
-    def _describe(self, connection: Any, table: str) -> list[Column]:
-        wanted = self.source.tables[table]
-        names = ", ".join(map(quoted, wanted.columns)) if wanted.columns else "*"
-        with named(self.name, f'reading the columns of the table "{table}"', self._where):
-            cursor = connection.cursor()
-            cursor.execute(f"SELECT {names} FROM {quoted(table)} LIMIT 0")  # noqa: S608 (quoted)
-            return [column(described) for described in cursor._result.fields]
+    def _check_rights(self, connection: Any) -> None:
+        """Warn where the account may write: every student of the course has its password."""
+        try:
+            grants = " ".join(row[0].decode() for row in _rows(connection, "SHOW GRANTS"))
+        except pymysql.err.Error:
+            return  # nothing to say; a reader that may not ask for its grants is a reader still
+        rights = {right.strip() for listed in re.findall(r"GRANT (.*?) ON ", grants) for right in listed.split(",")}
+        if writing := sorted(right for right in rights if right.partition("(")[0].strip() in WRITING):
+            self._warn(
+                f"The account may do more than read ({', '.join(writing)}), and so may every notebook of this course. "
+                "Ask the hub's operator for a credential with SELECT only."
+            )
 
-    def _select(self, connection: Any, table: str, columns: list[Column]) -> str:
+    def _files(self, table: str, wanted: Table) -> Iterator[tuple[str, dict[str, Any]]]:
+        if wanted.partition_by is None:
+            yield f"{table}.parquet", {"table": table}
+            return
+        with self._turn:
+            connection = self._snapshot()
+            by = self._partition_column(connection, table, wanted.partition_by)
+            with named(self.name, f'reading the partitions of the table "{table}"', self._where):
+                found = _rows(connection, query.partitions(table, wanted, by))
+        if len(found) > MOST_PARTITIONS:
+            raise UsageError(
+                f'dataset "{self.name}": "{table}" has {len(found)} values of "{by.name}", which is too many files.',
+                hint=f"Choose a column with at most {MOST_PARTITIONS} values.",
+                who="the course's author",
+            )
+        for (raw,) in found:
+            value = None if raw is None else raw.decode()
+            yield f"{table}/{query.folder(by, value)}/part.parquet", {"table": table, "value": value}
+
+    def _partition_column(self, connection: Any, table: str, name: str) -> Column:
+        [by] = self._describe(connection, table, Table.model_validate({"columns": [name]}))
+        if not query.can_partition(by):
+            raise UsageError(
+                f'dataset "{self.name}": "{table}" cannot be partitioned by "{name}", which is {by.type}.',
+                hint="Choose a column of whole numbers, dates or text.",
+                who="the course's author",
+            )
+        return by
+
+    def _query(self, connection: Any, table: str, ref: Mapping[str, Any]) -> tuple[str, list[Column]]:
+        """The SQL of one file, and the columns that it gives."""
         wanted = self.source.tables[table]
-        names = ", ".join(c.selected(quoted(c.name)) for c in columns)
-        sql = f"SELECT {names} FROM {quoted(table)}"  # noqa: S608 (quoted; `where` is the author's to write)
-        if wanted.where:
-            sql += f" WHERE ({wanted.where}\n)"
-        if key := self._key(connection, table):
-            sql += f" ORDER BY {', '.join(f'{quoted(table)}.{quoted(part)}' for part in key)}"
-        else:
-            self.warnings.append(f"{table} has no primary key: its rows come in the server's order.")
-        return sql
+        columns = self._describe(connection, table, wanted)
+        condition, key = "", []
+        if wanted.query:
+            for short in (c for c in columns if c.is_float):
+                self._warn(f"{table}.{short.name} is a FLOAT, which a query gives to six digits: select it times 1e0.")
+            if "order by" not in wanted.query.lower():
+                self._warn(f"{table}: the query has no ORDER BY, so its rows come in the server's order.")
+        elif not (key := self._key(connection, table)):
+            self._warn(f"{table} has no primary key: its rows come in the server's order.")
+        if wanted.partition_by is not None:
+            by = self._partition_column(connection, table, wanted.partition_by)
+            condition = query.has_value(by, ref["value"])
+            columns = [c for c in columns if c.name != by.name]
+        return query.select(table, wanted, columns, key, condition), columns
+
+    def _describe(self, connection: Any, table: str, wanted: Table) -> list[Column]:
+        with (
+            named(self.name, f'reading the columns of the table "{table}"', self._where),
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(query.describe(table, wanted))
+            return [column(described) for described in cursor._result.fields]
 
     def _key(self, connection: Any, table: str) -> list[str]:
         """The columns of the primary key, in its order; none where there is none."""
         with named(self.name, f'reading the key of the table "{table}"', self._where):
-            found = _rows(connection, f"SHOW KEYS FROM {quoted(table)} WHERE Key_name = 'PRIMARY'")
+            found = _rows(connection, f"SHOW KEYS FROM {query.quoted(table)} WHERE Key_name = 'PRIMARY'")
         return [row[4].decode() for row in sorted(found, key=lambda row: int(row[3]))]
 
-
-def quoted(identifier: str) -> str:
-    """An identifier in backticks, whatever it holds."""
-    return "`" + identifier.replace("`", "``") + "`"
+    def _warn(self, sentence: str) -> None:
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
 
 
 def _rows(connection: Any, sql: str) -> tuple[tuple[Any, ...], ...]:

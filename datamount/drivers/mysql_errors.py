@@ -6,6 +6,7 @@ https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html (1000 
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,7 @@ _QUERY = {ER.PARSE_ERROR, ER.BAD_FIELD_ERROR, 1052, 1060, 1066, 1111, 1149, 1248
 """The author's SQL: syntax, unknown or ambiguous column, no such function, a write in a read-only transaction."""
 _PASSING = {1053, 1129, 1158, 1159, 1160, 1161, 1205, 1213, 1317, 1412, 1836, 1927, 1969, 3024}
 """Shutdown, host blocked, network, lock wait, deadlock, table changed under the snapshot, killed, out of time."""
+_TLS = 2026
 _CLIENT = range(2000, 3000)
 """PyMySQL's own: no connection, connection lost, protocol."""
 
@@ -49,6 +51,12 @@ def translate(error: pymysql.err.Error, dataset: str, doing: str, where: str) ->
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     said = str(error.args[1]) if len(error.args) > 1 else type(error).__name__
     head = f'dataset "{dataset}": {doing}'
+    if number == _TLS or isinstance(getattr(error, "original_exception", None), ssl.SSLError):
+        return Unavailable(
+            f"{head} failed: {where} did not show a certificate for this name that `ssl_ca` vouches for.",
+            hint="Check `host` and `ssl_ca` in the manifest against the server's certificate.",
+            who="the course's author",
+        )
     if number in _LOGIN:
         return Refused(
             f"{head} failed: {where} refused the login (error {number}).",

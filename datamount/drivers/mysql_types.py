@@ -72,9 +72,13 @@ class Column:
     def field(self) -> pa.Field:
         return pa.field(self.name, self.type)
 
+    @property
+    def is_float(self) -> bool:
+        return bool(self.code == FIELD_TYPE.FLOAT)
+
     def selected(self, expression: str) -> str:
         """`expression` as the query must select it: a FLOAT's own text has six digits, a DOUBLE's has all."""
-        return f"{expression} * 1e0" if self.code == FIELD_TYPE.FLOAT else expression
+        return f"{expression} * 1e0" if self.is_float else expression
 
 
 def column(described: Described) -> Column:

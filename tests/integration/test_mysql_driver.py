@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+import pymysql
 import pytest
+import sqlalchemy
 
 from datamount.credentials import Credential
 from datamount.drivers.mysql import MySQLDriver
@@ -128,6 +135,61 @@ def test_columns_and_where(notes: Course) -> None:
 
     assert [list(row) for row in rows[:1]] == [["text", "row_id"]]
     assert [row["row_id"] for row in rows] == list(range(3, ROWS + 1, 3))
+
+
+def test_limit(notes: Course) -> None:
+    """`limit` delivers the first rows by primary key of those that `where` selects."""
+    rows = notes.rows({"noteevents": {"columns": ["row_id"], "where": "row_id > 10", "limit": 3}})
+
+    assert [row["row_id"] for row in rows] == [11, 12, 13]
+
+
+def test_query(notes: Course) -> None:
+    """A `query` is delivered in its own order under its own name, with the types of its expressions."""
+    sql = "SELECT category, COUNT(*) AS n, AVG(row_id) AS mean FROM noteevents GROUP BY 1 ORDER BY n DESC;"
+    with contextlib.closing(notes.driver({"counts": {"query": sql}})) as driver:
+        [item] = driver.plan(driver.resolve())
+        table = pq.read_table(io.BytesIO(b"".join(driver.open(item))))
+        assert driver.warnings == []
+
+    assert item.path == "counts.parquet"
+    assert table["n"].to_pylist() == [2 * ROWS // 3, ROWS // 3]
+    assert [str(kind) for kind in table.schema.types] == ["string", "int64", "decimal128(14, 4)"]
+
+
+def test_partitions(course: Course, tmp_path: Path) -> None:
+    """`partition_by` gives a file a value, which Arrow reads back as one table: NULLs, odd text and case kept."""
+    values = ["ECG", "ecg", "a/b", "", "x=y %", "größe", "it's", "back\\slash", None]
+    course.execute("CREATE TABLE t (id INT PRIMARY KEY, kind VARCHAR(20), n INT)")
+    with contextlib.closing(course.server.connect(database=course.database)) as connection:
+        connection.cursor().executemany("INSERT INTO t VALUES (%s, %s, %s)", [(i, v, i) for i, v in enumerate(values)])
+
+    for path, content in course.files({"t": {"partition_by": "kind"}}).items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(content)
+
+    got = pads.dataset(tmp_path / "t", partitioning="hive").to_table().sort_by("id")
+    assert got["kind"].to_pylist() == values
+    assert got["n"].to_pylist() == list(range(len(values)))
+
+
+def test_partitions_of_numbers(notes: Course) -> None:
+    """Partitions by a number hold each row once, and a column that has no exact text is refused."""
+    files = notes.files({"noteevents": {"partition_by": "subject_id", "columns": ["row_id"], "where": "row_id < 500"}})
+
+    rows = [pq.read_table(io.BytesIO(content))["row_id"].to_pylist() for content in files.values()]
+    assert len(files) == 100
+    assert sorted(itertools.chain(*rows)) == list(range(1, 500))
+    assert "noteevents/subject_id=7/part.parquet" in files
+
+
+def test_an_account_that_may_write_is_told(notes: Course) -> None:
+    """The driver warns when the credential may do more than read, and is silent for a reader."""
+    root = Credential(user="root", password=notes.server.root_password)
+    for credential, warned in ((root, True), (notes.credential, False)):
+        with contextlib.closing(notes.driver({}, credential)) as driver:
+            driver.resolve()
+            assert any("more than read" in warning for warning in driver.warnings) is warned
 
 
 def test_odd_names(course: Course) -> None:
@@ -276,6 +338,83 @@ def test_a_mute_server_times_out(notes: Course, mute: int, monkeypatch: pytest.M
     with contextlib.closing(notes.driver({}, port=mute)) as driver, pytest.raises(Unavailable) as caught:
         driver.resolve()
     assert caught.value.transient
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MariaDBServer, str]]:
+    """A server with a certificate for "localhost", and the certificate of the authority that signed it."""
+    folder = tmp_path_factory.mktemp("tls")
+    openssl = servers.program("openssl", hint="apt-get install openssl")
+    (folder / "name").write_text("subjectAltName=DNS:localhost")
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem",
+        "req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr",
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile name -out server.pem",
+    ):
+        subprocess.run([openssl, *command.split()], cwd=folder, check=True, capture_output=True, timeout=60)
+    options = [f"--ssl-cert={folder}/server.pem", f"--ssl-key={folder}/server.key", "--require-secure-transport=ON"]
+
+    class Server(MariaDBServer):
+        def connect(self, **options: Any) -> Any:
+            return pymysql.connect(
+                host=self.host,
+                port=self.port,
+                user=options.get("user", "root"),
+                password=self.root_password,
+                database=options.get("database"),
+                autocommit=True,
+                ssl={"verify_mode": "none"},
+            )
+
+    for server in servers.running(Server(options=options)):
+        yield server, (folder / "ca.pem").read_text()
+
+
+def test_tls_is_verified(tls: tuple[MariaDBServer, str], tmp_path: Path) -> None:
+    """With `ssl_ca`, driver, URL, PyMySQL and client connect encrypted to the named server, and to no other."""
+    server, authority = tls
+    course = Course(server)
+    course.execute("CREATE TABLE t (id INT PRIMARY KEY)", "INSERT INTO t VALUES (7)")
+    assert course.rows({"t": {}}, host="localhost", ssl_ca=authority) == [{"id": 7}]
+    with pytest.raises(Unavailable, match="certificate") as caught:
+        course.rows({"t": {}}, host="127.0.0.1", ssl_ca=authority)
+    assert not caught.value.transient
+
+    def delivered(host: str) -> tuple[str, str]:
+        connection = course.driver({}, host=host, ssl_ca=authority).connect()
+        for path, text in connection.files.items():
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            (tmp_path / path).write_text(text.replace("{run}", str(tmp_path)))
+        return (
+            connection.variables["COURSE_CNF"].replace("{run}", str(tmp_path)),
+            connection.variables["COURSE_URL"].replace("{run}", str(tmp_path)),
+        )
+
+    def client(file: str) -> subprocess.CompletedProcess[str]:
+        command = ["mariadb", f"--defaults-file={file}", "-N", "-e", "SHOW STATUS LIKE 'Ssl_cipher'"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def r(file: str) -> int:
+        script = 'library(RMySQL); invisible(dbConnect(MySQL(), default.file = commandArgs(TRUE), group = "course"))'
+        if not shutil.which("Rscript"):
+            servers.require("Rscript is not installed: apt-get install r-base-core r-cran-rmysql")
+        return subprocess.run(["Rscript", "-e", script, file], capture_output=True, timeout=60, check=False).returncode
+
+    file, url = delivered("localhost")
+    assert r(file) == 0
+    with contextlib.closing(sqlalchemy.create_engine(url).connect()) as connection:
+        assert connection.execute(sqlalchemy.text("SELECT id FROM t")).scalar() == 7
+        connection.engine.dispose()
+    pymysql.connect(read_default_file=file, read_default_group="course").close()
+    assert "TLS" in client(file).stdout
+
+    file, url = delivered("127.0.0.1")
+    with pytest.raises(sqlalchemy.exc.OperationalError):
+        sqlalchemy.create_engine(url).connect()
+    with pytest.raises(pymysql.err.OperationalError):
+        pymysql.connect(read_default_file=file, read_default_group="course")
+    assert client(file).returncode
+    assert r(file)
 
 
 def _connections(course: Course) -> int:
