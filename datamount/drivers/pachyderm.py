@@ -120,7 +120,7 @@ class PachydermDriver(Driver[Pachyderm]):
         if check:
             check.finish(self.name)
 
-    def open_many(self, items: Sequence[Item]) -> Iterator[tuple[Item, Iterator[Buffer]]]:
+    def open_many(self, items: Sequence[Item]) -> Generator[tuple[Item, Iterator[Buffer]], None, None]:
         """The files in one tar stream from the first to the last of them; what lies between is sent and skipped.
 
         So give it small files that are neighbours in the plan, some hundreds at a time.

@@ -203,7 +203,7 @@ def test_many_at_once(pachyderm: servers.PachydermServer) -> None:
         assert {item.path for item in some} == {item.path for item, _ in reader.open_many(some)}
         many = reader.open_many(items)
         next(many)
-        many.close()  # type: ignore[attr-defined]
+        many.close()
         assert content(reader, items[-1]) == b"zzz"
         assert list(reader.open_many([])) == []
 
