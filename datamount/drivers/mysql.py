@@ -70,8 +70,10 @@ class MySQLDriver(Driver[MySQL]):
 
     def connect(self) -> Connection:
         file = f"{MYSQL_DIR}/{self.name}.cnf"
-        # To the clients "localhost" is a socket on this machine, unless told otherwise.
-        login = {"host": self._host, "port": str(self._port), "protocol": "tcp"}
+        # To the clients "localhost" is a socket on this machine, unless told otherwise; MariaDB's C library, which R
+        # uses, cannot be told in words that the clients take. A certificate, though, is for the name.
+        host = "127.0.0.1" if self._host == "localhost" and not self.source.ssl_ca else self._host
+        login = {"host": host, "port": str(self._port), "protocol": "tcp"}
         if self._user is not None:
             login["user"] = self._user
         if self._password is not None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pymysql
 import pytest
 import sqlalchemy
+from pydantic import SecretStr
 
 from datamount.credentials import Credential
 from datamount.drivers.base import Connection
@@ -159,6 +160,23 @@ def test_spelling_is_shared_where_there_is_one(mariadb: MariaDBServer, tmp_path:
     printed = run("my_print_defaults", f"--defaults-file={file}", "probe").splitlines()
 
     assert printed == [f"--v{number}={value}" for number, value in enumerate(values)]
+
+
+def test_localhost_is_reached_over_tcp(mariadb: MariaDBServer, tmp_path: Path) -> None:
+    """With `host: localhost` clients and R go to the port, not to a socket of this machine's own server."""
+    database = mariadb.make_database()
+    user, password = mariadb.make_user(database)
+    source = {"host": "localhost", "port": mariadb.port, "database": database}
+    dataset = Dataset.model_validate({"mysql": source})
+    assert dataset.mysql
+    credential = Credential(user=user, password=SecretStr(password))
+    file = tmp_path / "course.cnf"
+    file.write_text(MySQLDriver("course", dataset, dataset.mysql, credential).connect().files["mysql/course.cnf"])
+
+    assert run("mariadb", f"--defaults-file={file}", "-N", "-e", "SELECT DATABASE()").strip() == database
+    if shutil.which("Rscript"):
+        script = 'library(RMySQL); invisible(dbConnect(MySQL(), default.file = commandArgs(TRUE), group = "course"))'
+        run("Rscript", "-e", script, file)
 
 
 def test_without_a_credential(mariadb: MariaDBServer) -> None:
