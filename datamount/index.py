@@ -17,7 +17,7 @@ from datamount.status import write_atomic
 from datamount.versionfile import Location, VersionInfo, header, read_header
 
 FILE = "index.json"
-_FORMAT = 1
+_FORMAT = 2
 _TICK_NS = 20_000_000
 """Kernels stamp files by their timer tick (1–10 ms): a file changed this shortly before it was read could change
 once more without a new time."""
@@ -49,6 +49,8 @@ class Index:
     locations: dict[str, Location] = field(default_factory=dict)
     """sha256 → place, only of what `last` holds: anything else may have been collected."""
     bases: set[str] = field(default_factory=set)
+    seen: float = 0.0
+    """When a list of the store last showed `last`, in seconds of this machine's clock."""
     changed: bool = False
 
     def lookup(self, path: str, stat: os.stat_result) -> str | None:
@@ -82,6 +84,7 @@ class Index:
             "files": {p: [k.inode, k.size, k.mtime_ns, k.ctime_ns, k.sha256] for p, k in self.files.items()},
             "locations": {s: list(asdict(place).values()) for s, place in self.locations.items()},
             "bases": sorted(self.bases),
+            "seen": self.seen,
         }
         body = json.dumps(document, separators=(",", ":")).encode()
         write_atomic(state_dir / FILE, hashlib.sha256(body).hexdigest().encode() + b"\n" + body, 0o600)
@@ -110,6 +113,7 @@ def read_index(state_dir: Path | None, workspace: str, folder: Path) -> Index:
             files={p: Known(*k) for p, k in document["files"].items()},
             locations={s: Location(*place) for s, place in document["locations"].items()},
             bases=set(document["bases"]),
+            seen=float(document["seen"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return fresh

@@ -1,19 +1,21 @@
 """Turns the content of files into objects: small ones in bundles, large ones alone, compressed where it pays.
 
-Runs as a bounded pipeline: workers read, hash and compress; bundles upload while the next one fills; at most
-`_WINDOW` files and `_UPLOADS` bundles are held in memory.
+Runs as a bounded pipeline: workers read, hash and compress; bundles and large files upload while the next ones are
+read; at most `_WINDOW` files and `_UPLOADS` bundles are held in memory, and `_LARGE` large files are in parts of it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import secrets
 import tempfile
+import threading
 import zipfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,6 +36,7 @@ _SAMPLE = 1 << 20
 _READERS = 4
 _WINDOW = 16
 _UPLOADS = 4
+_LARGE = 2
 _ZIP_HEADER = 30
 
 
@@ -66,8 +69,14 @@ class Packer:
     """Files that could not be read: path → reason."""
     leave: Mapping[str, str] = field(default_factory=dict)
     """Files that need no object while they have this digest."""
+    avoid: frozenset[str] = frozenset()
+    """Keys that no object of this save may have."""
+    uploading: Callable[[], None] = lambda: None
+    """Called when an upload begins."""
     _pending: list[tuple[str, Encoding, bytes]] = field(default_factory=list)
+    _held: int = 0
     _waiting: set[str] = field(default_factory=set)
+    _mutex: threading.Lock = field(default_factory=threading.Lock)
 
     def pack(self, paths: Iterable[str]) -> Iterator[Packed]:
         """Read each file and store it. When this ends, all uploads are durable; when it raises, some may be."""
@@ -75,16 +84,51 @@ class Packer:
         with ExitStack() as stack:
             readers = stack.enter_context(ThreadPoolExecutor(_READERS, thread_name_prefix="save-read"))
             uploads = _Uploads(stack.enter_context(ThreadPoolExecutor(_UPLOADS, thread_name_prefix="save-put")))
+            larges = stack.enter_context(ThreadPoolExecutor(_LARGE, thread_name_prefix="save-large"))
             window: deque[tuple[str, Future[_Prepared]]] = deque()
-            stack.callback(lambda: [f.cancel() for _, f in window])
+            large: dict[str, Future[Reading]] = {}
+            twins: list[tuple[str, Reading]] = []
+            stack.callback(lambda: [f.cancel() for f in (*large.values(), *(f for _, f in window))])
+
+            def take() -> Iterator[Packed]:
+                path, future = window.popleft()
+                reading = self._take(path, future, uploads)
+                if reading is None:
+                    return
+                if reading.data is not None or self._has(path, reading.sha256):
+                    # The bytes are in the bundle; holding them here too would double the memory.
+                    yield Packed(path, replace(reading, data=None))
+                elif reading.sha256 in self._waiting:
+                    twins.append((path, reading))
+                else:
+                    self._waiting.add(reading.sha256)
+                    self.uploading()
+                    large[path] = larges.submit(self._large, path, reading, patience)
+
             for path in paths:
                 window.append((path, readers.submit(self._prepare, path, patience)))
                 if len(window) >= _WINDOW:
-                    yield from self._take(*window.popleft(), uploads, patience)
+                    yield from take()
             while window:
-                yield from self._take(*window.popleft(), uploads, patience)
+                yield from take()
             self._flush(uploads)
+            for path, future in large.items():
+                with self._named(path):
+                    yield Packed(path, future.result())
+            # Only now: had the first of two equal files changed on its way up, the second one would be nowhere.
+            for path, reading in twins:
+                with self._named(path):
+                    stored = self._has(path, reading.sha256)
+                    yield Packed(path, reading if stored else self._large(path, reading, patience))
             uploads.wait()
+
+    @contextmanager
+    def _named(self, path: str) -> Iterator[None]:
+        """What cannot be read is named, and does not end the save."""
+        try:
+            yield
+        except OSError as error:
+            self.unread[path] = error.strerror or str(error)
 
     def _prepare(self, path: str, patience: Patience) -> _Prepared:
         reading = read_file(self.root, path, SMALL, patience)
@@ -95,36 +139,34 @@ class Packer:
             return _Prepared(reading, "zstd", squeezed)
         return _Prepared(reading, "raw", reading.data)
 
-    def _take(self, path: str, future: Future[_Prepared], uploads: _Uploads, patience: Patience) -> Iterator[Packed]:
-        try:
+    def _take(self, path: str, future: Future[_Prepared], uploads: _Uploads) -> Reading | None:
+        """What was read, in a bundle now if it is small; None for what cannot be read."""
+        with self._named(path):
             prepared = future.result()
-        except OSError as error:
-            self.unread[path] = error.strerror or str(error)
-            return
-        reading = prepared.reading
-        if not self._has(path, reading.sha256):
-            if prepared.stored is None:
-                reading = self._large(path, reading, patience)
-            else:
-                self._pending.append((reading.sha256, prepared.encoding, prepared.stored))
-                self._waiting.add(reading.sha256)
-                if sum(len(stored) for _, _, stored in self._pending) >= BUNDLE:
+            sha256 = prepared.reading.sha256
+            if prepared.stored is not None and not self._has(path, sha256) and sha256 not in self._waiting:
+                self._pending.append((sha256, prepared.encoding, prepared.stored))
+                self._held += len(prepared.stored)
+                self._waiting.add(sha256)
+                if self._held >= BUNDLE:
                     self._flush(uploads)
-        # The bytes are in the bundle; holding them here too would double the memory.
-        yield Packed(path, replace(reading, data=None))
+            return prepared.reading
+        return None
 
     def _has(self, path: str, sha256: str) -> bool:
-        return sha256 in self.locations or sha256 in self._waiting or self.leave.get(path) == sha256
+        return sha256 in self.locations or self.leave.get(path) == sha256
 
     def _flush(self, uploads: _Uploads) -> None:
         if not self._pending:
             return
         body, places = bundle(self._pending)
-        key = f"bundles/{hashlib.sha256(body).hexdigest()}.zip"
+        key = self._key("bundles", hashlib.sha256(body).hexdigest(), ".zip")
         for sha256, encoding, offset, length in places:
             self.locations[sha256] = Location(key, offset, length, encoding)
         self._pending.clear()
+        self._held = 0
         self._count(len(body))
+        self.uploading()
         uploads.submit(self.store, self.prefix + key, body)
 
     def _large(self, path: str, reading: Reading, patience: Patience) -> Reading:
@@ -154,23 +196,28 @@ class Packer:
     def _put_large(self, full: Path, sha256: str) -> None:
         verified = VerifiedFile(full, sha256)
         if not _compressible(full):
-            self._put_blob(f"blobs/{sha256}", verified, full.stat().st_size, "raw", sha256)
+            self._put_blob(self._key("blobs", sha256, ""), verified, full.stat().st_size, "raw", sha256)
             return
         with tempfile.NamedTemporaryFile(prefix="datamount-") as squeezed:
             with zstandard.ZstdCompressor(level=_LEVEL).stream_writer(squeezed, closefd=False) as writer:
                 for chunk in verified:
                     writer.write(chunk)
             squeezed.flush()
-            self._put_blob(f"blobs/{sha256}.zst", Path(squeezed.name), squeezed.tell(), "zstd", sha256)
+            self._put_blob(self._key("blobs", sha256, ".zst"), Path(squeezed.name), squeezed.tell(), "zstd", sha256)
 
     def _put_blob(self, key: str, body: Body, size: int, encoding: Encoding, sha256: str) -> None:
         self.store.put(self.prefix + key, body)
         self.locations[sha256] = Location(key, 0, size, encoding)
         self._count(size)
 
+    def _key(self, folder: str, digest: str, suffix: str) -> str:
+        key = f"{folder}/{digest}{suffix}"
+        return f"{folder}/{digest}.{secrets.token_hex(6)}{suffix}" if key in self.avoid else key
+
     def _count(self, size: int) -> None:
-        self.objects += 1
-        self.uploaded += size
+        with self._mutex:
+            self.objects += 1
+            self.uploaded += size
 
 
 class _Uploads:

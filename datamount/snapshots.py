@@ -10,7 +10,11 @@ Everything of one student in one course lies below `workspaces/<owner>/<course>/
     blobs/<sha256>[.zst]           one large file, raw or as a zstd frame, named by the sha256 of the file.
     base/<sha256>.zst              what the course shipped of a file that the student changed: the merge base.
 
-and beside `workspaces/`, `restore.py`: restores a version with nothing but Python.
+    versions/condemned-<random>    what a collection of garbage is about to remove; see `datamount.condemned`.
+
+and beside `workspaces/`, `restore.py`: restores a version with nothing but Python. Owner and course are
+percent-encoded down to [a-z0-9._-], capitals too, so that no two of them meet on a file system that ignores case. A
+blob whose name is condemned when it is needed again gets `.<random>` after its digest.
 
 A version object is one JSON document: `format` (1), `version` (the header, alone on the first line, so that a list
 reads 8 KiB of each), `objects` (keys relative to the workspace), `skipped` ({path, reason}), `warnings`, `deleted`
@@ -24,8 +28,11 @@ carry them in `path_b64` (`target_b64`), base64.
 Rules
 =====
 - Blobs and bundles first, the version last. A save that dies leaves objects that nothing names, and no version.
-- A save refers only to objects that it put itself, or that a version named which it has just seen listed: whatever
-  collects garbage counts from versions, and may trust the age of an object that no version names.
+- A save refers only to objects that it put itself, or that a version named which it has just seen listed, and to
+  none that is condemned: so garbage is collected by counting from versions alone, beside any number of saves.
+- A save of an unchanged tree believes for half a day, without a request, that its version is there, when this folder
+  made it (five minutes, when another one did). So what thins out versions never takes the newest one of a writer.
+- A version that landed though its answer was lost is taken up by its writer's next save.
 - Safety needs neither conditional writes nor clocks. `seq` is one more than the highest seen; two writers may take
   the same, the random part keeps them apart, and both stay, as siblings with the same parent.
 - Order is (seq, created, id), so every reader agrees on the latest.
@@ -38,28 +45,25 @@ import hashlib
 import logging
 import os
 import re
-import secrets
-import stat as st
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
 import zstandard
 
-from datamount import standalone
-from datamount.errors import DatamountError, NotFound, UsageError, VerificationFailed
-from datamount.index import Index, read_index
+from datamount.condemned import condemned
+from datamount.errors import NotFound, UsageError, VerificationFailed
+from datamount.index import read_index
 from datamount.objectstore import ObjectStore
-from datamount.pack import Packer
-from datamount.pristine import Pristine, load_pristine
 from datamount.restore import Content, Preview, RestoreReport, preview_entries, restore_entries
-from datamount.scan import Excludes, Found, Scan, printable, scan
+from datamount.saving import Draft, Look, SaveResult, save
+from datamount.scan import printable
 from datamount.versionfile import (
     HEADER_BYTES,
     MESSAGE_LIMIT,
@@ -69,7 +73,6 @@ from datamount.versionfile import (
     Skipped,
     Version,
     VersionInfo,
-    dump,
     load,
     load_header,
     tree_digest,
@@ -90,22 +93,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-LARGE_PRISTINE = 10 * 1000 * 1000
-"""Bytes. A larger file that is exactly as the course ships it is listed, not stored."""
 _VERSION_KEY = re.compile(r"versions/(\d{8,})-([0-9a-f]{8,})\.json")
 _READERS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class SaveResult:
-    """What a save did. `version` is the new version, or the one that already holds this tree."""
-
-    version: VersionInfo | None
-    created: bool
-    bytes_uploaded: int = 0
-    objects_uploaded: int = 0
-    skipped: tuple[Skipped, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +107,6 @@ class Change:
     after: Entry | None
 
 
-class _BaseGone(Exception):
-    """The version that the local index builds on is not in the store any more."""
-
-
 class Workspace:
     """All versions of one owner's work in one course. Safe to use from several threads and processes at once."""
 
@@ -132,7 +117,9 @@ class Workspace:
         self.owner = owner
         self.course = course
         self.prefix = f"workspaces/{_encoded(owner)}/{_encoded(course)}/"
+        self.identity = f"{store.url} {self.prefix}"
         self._headers: dict[str, VersionInfo] = {}
+        self._condemned: dict[str, frozenset[str]] = {}
 
     # --- Saving -------------------------------------------------------------------------------------------------
 
@@ -156,18 +143,16 @@ class Workspace:
         `exclude` are patterns as in .gitignore, on top of the defaults (`!pattern` brings back what those leave out).
         Over `max_bytes` (of files) the largest are left out and named, notebooks last. `state_dir` keeps the local
         index and the course's pristine hashes; without it every file is read and the store is asked. The parent is
-        `parent`, else the version that this folder comes from, else the latest.
+        `parent`, else the version that this folder comes from, else the latest. A manual save of a tree that only an
+        autosave holds makes a version, and so does one with a new message: manual ones are never thinned out.
         Raises the store's errors; the versions that were there are untouched, and the same call may be repeated.
         """
         started = time.monotonic()
-        draft = _Draft(reason, message[:MESSAGE_LIMIT], author, course_ref, image, tuple(exclude), max_bytes, parent)
+        draft = Draft(reason, message[:MESSAGE_LIMIT], author, course_ref, image, tuple(exclude), max_bytes, parent)
         folder = Path(os.path.abspath(folder))  # noqa: PTH100  (resolve() would follow a link of the student's)
         if not folder.is_dir():
             raise UsageError(f"{printable(str(folder))} is not a folder.", who="you")
-        try:
-            result = self._save(folder, draft, state_dir)
-        except _BaseGone:
-            result = self._save(folder, draft, state_dir, forget=True)
+        result = save(self, folder, draft, state_dir)
         log.info(
             "saved owner=%s course=%s version=%s created=%s bytes=%d objects=%d seconds=%.2f",
             self.owner,
@@ -180,168 +165,28 @@ class Workspace:
         )
         return result
 
-    def _save(self, folder: Path, draft: _Draft, state_dir: Path | None, *, forget: bool = False) -> SaveResult:
-        index = read_index(state_dir, self._identity(), folder)
-        if forget:
-            index.last = None
-        base = self._base(index, draft)
-        seen = scan(folder, Excludes(draft.exclude, skip=_inside(state_dir, folder)))
-        pristine = load_pristine(state_dir)
-        skipped = list(seen.skipped)
-        files = _within(seen, draft.max_bytes, pristine, skipped)
-
-        packer = Packer(self.store, self.prefix, folder, dict(index.locations), leave=pristine.large(LARGE_PRISTINE))
-        hashes: dict[str, str] = {}
-        stats = {f.path: f.stat for f in files}
-        sizes = {f.path: f.stat.st_size for f in files}
-        warnings = list(seen.warnings)
-        to_read = []
-        for found in files:
-            sha256 = None if found.path in seen.writing else index.lookup(found.path, found.stat)
-            if sha256 and (sha256 in packer.locations or packer.leave.get(found.path) == sha256):
-                hashes[found.path] = sha256
-            else:
-                to_read.append(found.path)
-        for packed in packer.pack(to_read):
-            hashes[packed.path] = packed.reading.sha256
-            stats[packed.path] = packed.reading.stat
-            sizes[packed.path] = packed.reading.size
-            index.remember(packed.path, packed.reading.stat, packed.reading.sha256, packed.reading.read_ns)
-            if packed.reading.warning:
-                warnings.append(packed.reading.warning)
-        for path, why in packer.unread.items():
-            skipped.append(Skipped(path, f"cannot be read ({why})"))
-            warnings.append(f"{printable(path)} cannot be read ({why})")
-
-        entries = [
-            *(_file(p, stats[p], sizes[p], sha, packer.locations.get(sha), pristine) for p, sha in hashes.items()),
-            *(_other(found) for found in seen.found if not found.is_file),
-        ]
-        entries.sort(key=lambda e: e.path)
-        tree = tree_digest(entries)
-        for path in index.files.keys() - hashes.keys():
-            del index.files[path]
-            index.changed = True
-
-        if base and tree == base.tree:
-            self._keep(index, state_dir, warnings, base, entries)
-            return SaveResult(base, False, packer.uploaded, packer.objects, tuple(skipped), tuple(warnings))
-        return self._commit(draft, base, packer, pristine, index, state_dir, entries, tree, skipped, warnings)
-
-    def _commit(  # noqa: PLR0917
-        self,
-        draft: _Draft,
-        base: VersionInfo | None,
-        packer: Packer,
-        pristine: Pristine,
-        index: Index,
-        state_dir: Path | None,
-        entries: list[Entry],
-        tree: str,
-        skipped: list[Skipped],
-        warnings: list[str],
-    ) -> SaveResult:
-        listed = self._ids()
-        if base and base.id not in listed:
-            raise _BaseGone
-        entries, deleted = self._store_bases(entries, pristine, packer, index, warnings)
-        files = [e for e in entries if e.type == "file"]
-        seq = max(listed.values(), default=0) + 1
-        info = VersionInfo(
-            id=f"{seq:08d}-{secrets.token_hex(6)}",
-            seq=seq,
-            created=datetime.now(UTC),
-            reason=draft.reason,
-            message=draft.message,
-            author=draft.author,
-            course_ref=draft.course_ref,
-            image=draft.image,
-            parent=base.id if base else None,
-            writer=index.writer,
-            files=len(files),
-            bytes=sum(e.size for e in files),
-            skipped=len(skipped),
-            tree=tree,
-            shrunk=base is not None and len(files) * 2 < base.files,
-        )
-        version = Version(info, tuple(entries), tuple(skipped), tuple(warnings), deleted)
-        body = dump(version)
-        self.store.put(self._key(info.id), body, if_absent=True)
-        self._headers[info.id] = info
-        self._keep(index, state_dir, warnings, info, entries)
-        if not listed:
-            # Beside the workspaces, for the day when nobody has datamount. Not part of what was promised above.
-            with suppress(DatamountError):
-                self.store.put("restore.py", Path(standalone.__file__).read_bytes(), if_absent=True)
-        return SaveResult(info, True, packer.uploaded + len(body), packer.objects + 1, tuple(skipped), tuple(warnings))
-
-    def _store_bases(
-        self, entries: list[Entry], pristine: Pristine, packer: Packer, index: Index, warnings: list[str]
-    ) -> tuple[list[Entry], dict[str, str]]:
-        """Put the course's content of what the student changed or removed; say in each entry whether it is there."""
-        deleted = pristine.missing(packer.root)
-        stored = set(index.bases)
-        for sha256 in {e.base for e in entries if e.base} | set(deleted.values()):
-            if sha256 in stored or (content := pristine.content(sha256)) is None:
-                continue
-            squeezed = zstandard.ZstdCompressor(level=3).compress(content)
-            self.store.put(f"{self.prefix}base/{sha256}.zst", squeezed)
-            packer.objects += 1
-            packer.uploaded += len(squeezed)
-            stored.add(sha256)
-        index.bases = stored
-        return [replace(e, base_stored=True) if e.base in stored else e for e in entries], deleted
-
-    def _base(self, index: Index, draft: _Draft) -> VersionInfo | None:
-        """The version to build on. Costs no request when the local index knows it."""
-        if index.last and draft.parent in (None, index.last.id):
-            return index.last
-        try:
-            version = self.version(draft.parent or "latest")
-        except NotFound:
-            if draft.parent:
-                raise
-            index.locations.clear()
-            index.bases.clear()
-            return None
-        index.locations = {e.sha256: e.location for e in version.entries if e.location}
-        index.bases = {e.base for e in version.entries if e.base_stored}
-        return version.info
-
-    def _keep(
-        self, index: Index, state_dir: Path | None, warnings: list[str], last: VersionInfo, entries: list[Entry]
-    ) -> None:
-        if state_dir is None or (index.last == last and not index.changed):
-            return
-        index.last = last
-        index.locations = {e.sha256: e.location for e in entries if e.location}
-        try:
-            index.write(state_dir)
-        except OSError as error:
-            warnings.append(f"The local index could not be written ({error.strerror}): the next save takes longer.")
-
     # --- Reading ------------------------------------------------------------------------------------------------
 
     def versions(self) -> list[VersionInfo]:
         """All versions, newest first, siblings included. One that cannot be read is left out and logged."""
-        ids = self._ids()
+        ids = self.ids()
         with ThreadPoolExecutor(_READERS, thread_name_prefix="versions") as pool:
-            found = [info for info in pool.map(self._header, ids) if info]
+            found = [info for info in pool.map(self.header, ids) if info]
         return sorted(found, key=_order, reverse=True)
 
     def version(self, id: str = "latest") -> Version:
         """One version: by its id, a unique beginning of it, its number, or "latest". NotFound, or UsageError when
         several match; VerificationFailed when the object cannot be read."""
         if _VERSION_KEY.fullmatch(f"versions/{id}.json"):
-            return self._load(id)
-        ids = self._ids()
+            return self.load(id)
+        ids = self.ids()
         if id == "latest":
             newest = [i for i, seq in ids.items() if seq == max(ids.values())]
             if not newest:
                 raise NotFound(f"{self._named()} has no saved version yet.")
             if len(newest) > 1:
-                newest = [info.id for info in sorted(filter(None, map(self._header, newest)), key=_order)]
-            return self._load(newest[-1])
+                newest = [info.id for info in sorted(filter(None, map(self.header, newest)), key=_order)]
+            return self.load(newest[-1])
         matching = [i for i in ids if id and (i.startswith(id) or i.lstrip("0").startswith(id))]
         exact = [i for i in matching if str(ids[i]) == id]
         matching = exact or matching
@@ -351,7 +196,7 @@ class Workspace:
             raise UsageError(
                 f"{id!r} could be any of {', '.join(sorted(matching)[:5])}.", hint="Write more of it.", who="you"
             )
-        return self._load(matching[0])
+        return self.load(matching[0])
 
     def read(self, version: Version | str, path: str) -> Iterator[bytes]:
         """The content of one file, in chunks. Its last chunk comes only when the whole matches its digest; else
@@ -361,7 +206,7 @@ class Workspace:
         entry = version.by_path().get(path)
         if entry is None or entry.type != "file":
             raise NotFound(f"Version {version.info.id} has no file {printable(path)!r}.", who="you")
-        return self._content().chunks(entry)
+        return self.content().chunks(entry)
 
     def read_base(self, sha256: str) -> bytes:
         """What the course shipped, by digest: the merge base of a changed file. NotFound when it was not kept."""
@@ -398,7 +243,7 @@ class Workspace:
             message = f"before restoring {version.info.id}"
             saved = self.save(into, reason="auto", message=message, state_dir=state_dir)
             before = saved.version if saved.created else None
-        report = restore_entries(chosen, into, self._content())
+        report = restore_entries(chosen, into, self.content())
         if state_dir is not None and before is None and not paths and not report.failed:
             self._adopt(version, into, state_dir)
         return replace(report, saved_before=before)
@@ -412,7 +257,7 @@ class Workspace:
     def basis(self, folder: Path, state_dir: Path) -> VersionInfo | None:
         """The version that this folder comes from, as far as this machine knows: the last saved from it or restored
         to it whole. No request."""
-        return read_index(state_dir, self._identity(), Path(os.path.abspath(folder))).last  # noqa: PTH100
+        return read_index(state_dir, self.identity, Path(os.path.abspath(folder))).last  # noqa: PTH100
 
     def diff(self, a: Version | str, b: Version | str) -> list[Change]:
         """What changed from `a` to `b`, by path; times do not count."""
@@ -428,59 +273,59 @@ class Workspace:
         return changes
 
     def _adopt(self, version: Version, into: Path, state_dir: Path) -> None:
-        index = read_index(state_dir, self._identity(), into)
+        index = read_index(state_dir, self.identity, into)
         index.last = version.info
         index.locations = {e.sha256: e.location for e in version.entries if e.location}
         index.bases = {e.base for e in version.entries if e.base_stored}
+        index.seen = time.time()
         with suppress(OSError):
             index.write(state_dir)
 
-    def _content(self) -> Content:
-        return Content(self.store, self.prefix)
+    # --- For the parts of the engine ------------------------------------------------------------------------------
 
-    def _ids(self) -> dict[str, int]:
-        """The ids of all versions, with their seq."""
-        keys = (o.key.removeprefix(self.prefix) for o in self.store.list(f"{self.prefix}versions/"))
-        return {f"{m[1]}-{m[2]}": int(m[1]) for key in keys if (m := _VERSION_KEY.fullmatch(key))}
+    def look(self) -> Look:
+        """One list: all versions, and what must not be named."""
+        listed = list(self.store.list(f"{self.prefix}versions/"))
+        keys = [o.key for o in listed]
+        return Look(self.ids(keys), condemned(self.store, self.prefix, listed, self._condemned))
 
-    def _header(self, id: str) -> VersionInfo | None:
-        if id not in self._headers:
+    def ids(self, keys: Iterable[str] | None = None) -> dict[str, int]:
+        """The ids of all versions, with their seq; of those among `keys`, when these are listed already."""
+        if keys is None:
+            keys = [o.key for o in self.store.list(f"{self.prefix}versions/")]
+        found = (_VERSION_KEY.fullmatch(key.removeprefix(self.prefix)) for key in keys)
+        return {f"{m[1]}-{m[2]}": int(m[1]) for m in found if m}
+
+    def header(self, id: str, *, fresh: bool = False) -> VersionInfo | None:
+        """A version's header, kept after the first time (but `fresh`); None, and logged, when it cannot be read."""
+        if fresh or id not in self._headers:
             try:
-                info = load_header(self.store.get(self._key(id), 0, HEADER_BYTES)) or self._load(id).info
+                info = load_header(self.store.get(self.key(id), 0, HEADER_BYTES)) or self.load(id).info
                 self._headers[id] = info
             except (NotFound, VerificationFailed) as error:
                 log.warning("version %s of owner=%s course=%s: %s", id, self.owner, self.course, error)
                 return None
         return self._headers[id]
 
-    def _load(self, id: str) -> Version:
-        version = load(self.store.get(self._key(id)))
+    def remember(self, info: VersionInfo) -> None:
+        """Keep the header of a version that was just put."""
+        self._headers[info.id] = info
+
+    def key(self, id: str) -> str:
+        return f"{self.prefix}versions/{id}.json"
+
+    def content(self) -> Content:
+        return Content(self.store, self.prefix)
+
+    def load(self, id: str) -> Version:
+        """One version by its whole id. NotFound, or VerificationFailed when its object cannot be understood."""
+        version = load(self.store.get(self.key(id)))
         if version.info.id != id:
             raise VerificationFailed(f"The version object {id} holds another version ({version.info.id}).")
         return version
 
-    def _key(self, id: str) -> str:
-        return f"{self.prefix}versions/{id}.json"
-
-    def _identity(self) -> str:
-        return f"{self.store.url} {self.prefix}"
-
     def _named(self) -> str:
         return f"The work of {self.owner!r} in {self.course!r}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """What the caller of save said."""
-
-    reason: Reason
-    message: str
-    author: str
-    course_ref: str
-    image: str
-    exclude: tuple[str, ...]
-    max_bytes: int | None
-    parent: str | None
 
 
 def _order(info: VersionInfo) -> tuple[int, datetime, str]:
@@ -488,66 +333,15 @@ def _order(info: VersionInfo) -> tuple[int, datetime, str]:
 
 
 def _encoded(name: str) -> str:
-    """A name as one part of a key: percent-encoded, never `.` or `..`, cut with a digest where a file system would."""
-    encoded = quote(name, safe="").replace("~", "%7E")
+    """A name as one part of a key: percent-encoded with its capitals, never `.` or `..`, cut with a digest where a
+    file system would."""
+    quoted = quote(name, safe="").replace("~", "%7E")
+    encoded = re.sub(r"%[0-9A-F]{2}|[A-Z]", lambda m: m[0] if m[0][0] == "%" else f"%{ord(m[0]):02X}", quoted)
     if encoded.startswith("."):
         encoded = f"%2E{encoded[1:]}"
     if len(encoded) <= 200:
         return encoded
     return f"{encoded[:130].rstrip('%')}={hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()}"
-
-
-def _inside(state_dir: Path | None, folder: Path) -> list[str]:
-    """The state folder as a path below the folder, when it is there: it is not the student's work."""
-    with suppress(ValueError):
-        if state_dir is not None:
-            return [Path(os.path.abspath(state_dir)).relative_to(folder).as_posix()]  # noqa: PTH100
-    return []
-
-
-def _within(seen: Scan, max_bytes: int | None, pristine: Pristine, skipped: list[Skipped]) -> list[Found]:
-    """The files to save: all, or those that fit the limit, notebooks and small ones first."""
-    files = [f for f in seen.found if f.is_file]
-    if max_bytes is None:
-        return files
-    left = max_bytes
-    kept = set()
-    for found in sorted(files, key=lambda f: (not f.path.endswith(".ipynb"), f.stat.st_size, f.path)):
-        size = 0 if pristine.listed_only(found.path, found.stat.st_size, LARGE_PRISTINE) else found.stat.st_size
-        if size <= left:
-            left -= size
-            kept.add(found.path)
-        else:
-            skipped.append(Skipped(found.path, f"over the limit of {max_bytes / 1e6:.4g} MB for saved work"))
-    return [f for f in files if f.path in kept]
-
-
-def _file(  # noqa: PLR0917
-    path: str, stat: os.stat_result, size: int, sha256: str, place: Location | None, pristine: Pristine
-) -> Entry:
-    shipped = pristine.files.get(path, "")
-    return Entry(
-        path,
-        "file",
-        st.S_IMODE(stat.st_mode) & 0o777,
-        stat.st_mtime_ns,
-        size=size,
-        sha256=sha256,
-        location=place,
-        pristine=shipped == sha256,
-        base=shipped if shipped != sha256 else "",
-        sparse=getattr(stat, "st_blocks", stat.st_size) * 512 < stat.st_size // 2,
-    )
-
-
-def _other(found: Found) -> Entry:
-    return Entry(
-        found.path,
-        "folder" if found.is_folder else "link",
-        st.S_IMODE(found.stat.st_mode) & 0o777,
-        found.stat.st_mtime_ns,
-        target=found.target,
-    )
 
 
 def _chosen(version: Version, paths: Sequence[str]) -> list[Entry]:

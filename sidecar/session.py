@@ -293,5 +293,5 @@ def problem(error: BaseException) -> dict[str, Any]:
 
 def last_version(workspace: Workspace, settings: Settings) -> str | None:
     """The version that the folder was last saved as or restored from; None when never, or when that is not known."""
-    last = read_index(settings.state, workspace._identity(), settings.folder).last
+    last = read_index(settings.state, workspace.identity, settings.folder).last
     return last.id if last else None
