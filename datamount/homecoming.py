@@ -33,16 +33,19 @@ def bring_back(
     *,
     exclude: Sequence[str] = (),
     max_bytes: int | None = None,
+    fresh: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Homecoming:
     """Restore the newest version into `folder`, unless the folder already comes from it.
+
+    `fresh` promises that the folder is as the course ships it and that `pristine` was recorded, as in a new pod.
 
     A folder that comes from the newest version but has none of the student's files any more (a fresh clone at the
     same place) is restored again. What is in the folder and is not as git has it is saved as a version of its own
     first. Raises what the store raises; nothing in the folder has changed then, or only whole files have.
     """
-    clean = _clean(folder)
-    if clean and (folder / ".git").exists():
+    clean = fresh or _clean(folder)
+    if clean and not fresh and (folder / ".git").exists():
         pristine.record(folder, state_dir)
     version, shrunk = _newest(workspace)
     if version is None:

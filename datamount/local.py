@@ -14,7 +14,6 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -22,25 +21,25 @@ import urllib.error
 import urllib.request
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from datamount import names, progress
 from datamount.children import Child
 from datamount.course import Course, normalise_url, open_course, split_ref
 from datamount.credentials import FileCredentials
-from datamount.environment import read_environment, write_environment
+from datamount.environment import read_environment
 from datamount.errors import Conflict, DatamountError, ManifestError, Unavailable, UsageError
 from datamount.fetch import fetch
 from datamount.homecoming import bring_back
-from datamount.manifest import Manifest
+from datamount.launch import bare_course, bug, git, link_data, report_fault
 from datamount.objectstore import ObjectStore, open_store
 from datamount.places import Places, base, places
 from datamount.snapshots import Workspace
-from datamount.status import DatasetStatus, Status, StatusFile, read_status
+from datamount.status import DatasetStatus, read_status
 
 FETCH_BUDGET = 90.0
 """Seconds that the notebook waits for data; the rest goes on while it is open."""
@@ -161,7 +160,7 @@ class LocalSession:
                 )
                 done.set()
         except Exception as error:
-            problem = error if isinstance(error, DatamountError) else _bug(error)
+            problem = error if isinstance(error, DatamountError) else bug(error)
             report_fault(self.course, self.at, problem)
             self.say(f"problem  {problem.sentence()}")
         finally:
@@ -346,57 +345,7 @@ def open_leniently(source: str) -> tuple[Course, DatamountError | None]:
             raise
         fault = error
     folder = folder.resolve()
-    bare = Course(
-        folder=folder,
-        manifest_path=folder / names.MANIFEST,
-        lock_path=folder / names.LOCK,
-        manifest=Manifest(version=1),
-        repo_url=None,
-        ref=None,
-        name=folder.name,
-        identity=folder.name,
-    )
-    origin = _git(folder, "config", "--get", "remote.origin.url")
-    if origin:
-        url = normalise_url(origin)
-        bare = replace(bare, repo_url=url, identity=url, ref=_git(folder, "rev-parse", "HEAD"))
-        bare = replace(bare, name=url.rpartition("/")[2] or folder.name)
-    return bare, fault
-
-
-def report_fault(course: Course, at: Places, fault: DatamountError) -> None:
-    """Write status.json and `env` for a course of which nothing can be fetched."""
-    file = at.run / names.STATUS_FILE
-    status = read_status(file) if not isinstance(fault, ManifestError) else None
-    status = status or Status(course=course.identity)
-    status.error = fault.problem()
-    if not (at.run / names.ENV_FILE).exists() or isinstance(fault, ManifestError):
-        write_environment({}, at.data, at.run)
-    StatusFile(file, status).write()
-
-
-def link_data(folder: Path, data: Path) -> None:
-    """A link `data` in the course's folder, hidden from git, where the course has no such entry."""
-    link = folder / names.DATA_LINK
-    if link.is_symlink() and base() in link.readlink().parents and link.readlink() != data:
-        link.unlink()
-    if not os.path.lexists(link):
-        data.mkdir(parents=True, exist_ok=True)
-        try:
-            link.symlink_to(data)
-        except OSError:
-            return
-    if not link.is_symlink() or link.readlink() != data:
-        return
-    exclude = _git(folder, "rev-parse", "--git-path", "info/exclude")
-    if exclude:
-        file = folder / exclude
-        line = f"/{names.DATA_LINK}"
-        with suppress(OSError):
-            text = file.read_text() if file.exists() else ""
-            if line not in text.splitlines():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(f"{text}{'' if text.endswith(chr(10)) or not text else chr(10)}{line}\n")
+    return bare_course(folder, git(folder, "config", "--get", "remote.origin.url")), fault
 
 
 @contextmanager
@@ -452,25 +401,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
-    if not (folder / ".git").exists():
-        return None
-    try:
-        done: Any = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return (done.stdout.strip() or None) if done.returncode == 0 else None
-
-
 def _digest(text: str) -> str:
     import hashlib
 
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-
-
-def _bug(error: Exception) -> DatamountError:
-    return DatamountError(
-        f"an error that should not happen ({type(error).__name__}: {error}).", who="the developers of datamount"
-    )

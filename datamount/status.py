@@ -16,6 +16,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+NOTES_FILE = "notes.json"
+"""Beside status.json, which has one writer at a time."""
+
 State = Literal["pending", "fetching", "ready", "partial", "failed"]
 
 
@@ -50,6 +53,8 @@ class Status(BaseModel):
     course: str = ""
     error: dict[str, Any] | None = None
     """A fault of the whole course, such as a manifest that cannot be read."""
+    notes: list[str] = Field(default_factory=list)
+    """What the student should know beside the datasets, such as saved work that could not be brought back."""
     datasets: dict[str, DatasetStatus] = Field(default_factory=dict)
 
     def overall(self) -> State:
@@ -79,11 +84,25 @@ class StatusFile:
 
 
 def read_status(path: Path) -> Status | None:
-    """The status, or None where there is none (or none that can be read) yet."""
+    """The status, or None where there is none (or none that can be read) yet. Includes what `add_note` left."""
     try:
-        return Status.model_validate(json.loads(path.read_bytes()))
+        status = Status.model_validate(json.loads(path.read_bytes()))
     except (OSError, ValueError):
         return None
+    status.notes = list(dict.fromkeys([*status.notes, *_notes(path)]))
+    return status
+
+
+def add_note(path: Path, note: str) -> None:
+    """Have every reader of the status at `path` see a note, whoever writes the status. Not safe from threads."""
+    write_atomic(path.with_name(NOTES_FILE), (json.dumps([*_notes(path), note]) + "\n").encode())
+
+
+def _notes(path: Path) -> list[str]:
+    try:
+        return [str(note) for note in json.loads(path.with_name(NOTES_FILE).read_bytes())]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -13,6 +13,7 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,13 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Serve; returns the exit code."""
+def main(arguments: list[str] | None = None, open_workspace: Callable[[Settings], Workspace] | None = None) -> int:
+    """Serve; returns the exit code. `open_workspace` stands in for opening the store that the settings name."""
     settings = read_settings(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     listener = listen(settings)
     token = keep_token(settings.run / TOKEN_FILE)
-    session = make_session(settings)
+    session = make_session(settings, open_workspace)
     config = uvicorn.Config(
         create_app(session, token),
         log_level="warning",
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if session.close() else Unavailable.exit_code
 
 
-def make_session(settings: Settings) -> Session:
+def make_session(settings: Settings, opener: Callable[[Settings], Workspace] | None = None) -> Session:
     """The session of these settings; the store is opened when it is first needed."""
     excludes = Excludes(settings.exclude)
     known: dict[tuple[str, bool], bool] = {}
@@ -95,6 +96,8 @@ def make_session(settings: Settings) -> Session:
         return known[key]
 
     def open_workspace() -> Workspace:
+        if opener is not None:
+            return opener(settings)
         return Workspace(open_store(settings.store, settings.endpoint_url), settings.owner, settings.course)
 
     return Session(settings, open_workspace, ignored)
