@@ -6,9 +6,9 @@ python tests/pachyderm --port 30650 --folder /tmp/pfs [--root-token TOKEN] [--ce
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by path: find `tests` itself
@@ -26,6 +26,8 @@ def main() -> None:
     parser.add_argument("--private-key", type=Path)
     parser.add_argument("--finish-seconds", type=float, default=0.0, help="how long a commit is being finished")
     given = parser.parse_args()
+    ending = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending)  # before there are threads, which inherit it
     server = serve(
         given.folder,
         f"{given.host}:{given.port}",
@@ -34,12 +36,10 @@ def main() -> None:
         private_key=given.private_key,
         finish_seconds=given.finish_seconds,
     )
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    signal.signal(signal.SIGINT, lambda *_: ended.set())
     print(f"grpc://{given.host}:{given.port}", flush=True)
-    ended.wait()
-    server.stop(grace=1).wait()
+    signal.sigwait(ending)
+    server.stop(grace=0.5).wait(1)
+    os._exit(0)  # a handler whose client went silent would keep the pool's threads, and so the process
 
 
 main()
