@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pymysql
 import pytest
 import sqlalchemy
+from pydantic import ValidationError
 
 from datamount.credentials import Credential
 from datamount.drivers.mysql import MySQLDriver
@@ -154,6 +155,16 @@ def test_query(notes: Course) -> None:
     assert item.path == "counts.parquet"
     assert table["n"].to_pylist() == [2 * ROWS // 3, ROWS // 3]
     assert [str(kind) for kind in table.schema.types] == ["string", "int64", "decimal128(14, 4)"]
+
+
+@pytest.mark.parametrize(
+    "table", [{"query": "SELECT 1", "where": "a = 1"}, {"limit": 3, "partition_by": "a"}, {"limit": 0}]
+)
+def test_settings_that_contradict(table: dict[str, Any]) -> None:
+    """A table whose settings cannot stand together is a fault of the manifest."""
+    source = {"host": "h", "database": "d", "tables": {"t": table}}
+    with pytest.raises(ValidationError):
+        Dataset.model_validate({"mysql": source})
 
 
 def test_partitions(course: Course, tmp_path: Path) -> None:
