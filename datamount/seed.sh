@@ -29,8 +29,8 @@ copy_home() {
 }
 
 has_manifest() {
-    for folder in .binder binder .; do
-        [ -f "$1/$folder/datamount.yaml" ] && return 0
+    for sub in .binder binder .; do
+        [ -f "$1/$sub/datamount.yaml" ] && return 0
     done
     return 1
 }
@@ -50,12 +50,12 @@ find_course() {
 
 copy_manifest() {
     mkdir -p "$out/tree"
-    for folder in .binder binder .; do
-        [ -d "$course/$folder" ] || continue
-        mkdir -p "$out/tree/$folder"
+    for sub in .binder binder .; do
+        [ -d "$course/$sub" ] || continue
+        mkdir -p "$out/tree/$sub"
         for file in datamount.yaml datamount.lock; do
-            [ -f "$course/$folder/$file" ] || continue
-            cp -- "$course/$folder/$file" "$out/tree/$folder/$file" || problem "$folder/$file could not be read"
+            [ -f "$course/$sub/$file" ] || continue
+            cp -- "$course/$sub/$file" "$out/tree/$sub/$file" || problem "$sub/$file could not be read"
         done
     done
 }
