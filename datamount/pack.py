@@ -88,7 +88,13 @@ class Packer:
             window: deque[tuple[str, Future[_Prepared]]] = deque()
             large: dict[str, Future[Reading]] = {}
             twins: list[tuple[str, Reading]] = []
-            stack.callback(lambda: [f.cancel() for f in (*large.values(), *(f for _, f in window))])
+
+            @stack.callback
+            def cancel() -> None:
+                for _, reading in window:
+                    reading.cancel()
+                for upload in large.values():
+                    upload.cancel()
 
             def take() -> Iterator[Packed]:
                 path, future = window.popleft()

@@ -24,6 +24,7 @@ from datamount.index import read_index
 from datamount.pack import Packer
 from datamount.pristine import Pristine, load_pristine
 from datamount.scan import Excludes, Found, Scan, printable, scan
+from datamount.thinning import thin_own
 from datamount.versionfile import Entry, Location, Reason, Skipped, Version, VersionInfo, dump, tree_digest
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ TRUST = 12 * 3600.0
 """Seconds for which a version of this folder's own is taken to be there without asking."""
 TRUST_OTHERS = 300.0
 """The same for a version of another writer, whose session may thin it out."""
+THIN_EVERY = 32
+"""Autosaves between two looks at what may be thinned out."""
 _BASE_PUTS = 8
 _LATER = 16
 """How many versions after the base are looked at for one of our own whose answer was lost."""
@@ -235,6 +238,8 @@ class _Save:
         self.packer.uploaded += size
         self._seen()
         self._keep(info, entries)
+        if self.draft.reason == "auto" and len(look.ids) % THIN_EVERY == THIN_EVERY - 1:
+            thin_own(self.workspace, self.index.writer)
         if not look.ids:
             # Beside the workspaces, for the day when nobody has datamount. Not part of what was promised above.
             with suppress(DatamountError):

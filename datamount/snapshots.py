@@ -9,6 +9,8 @@ Everything of one student in one course lies below `workspaces/<owner>/<course>/
                                    the file, with `.zst` where the entry is a zstd frame. Named by its own sha256.
     blobs/<sha256>[.zst]           one large file, raw or as a zstd frame, named by the sha256 of the file.
     base/<sha256>.zst              what the course shipped of a file that the student changed: the merge base.
+                                   Kept as long as the workspace.
+    shares/<version>/<anything>    a link was given to this version: it is never thinned out.
 
     versions/condemned-<random>    what a collection of garbage is about to remove; see `datamount.condemned`.
 
@@ -53,7 +55,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import zstandard
 
@@ -120,6 +122,14 @@ class Workspace:
         self.identity = f"{store.url} {self.prefix}"
         self._headers: dict[str, VersionInfo] = {}
         self._condemned: dict[str, frozenset[str]] = {}
+
+    @classmethod
+    def at(cls, store: ObjectStore, owner: str, course: str) -> Workspace:
+        """The workspace of names as keys have them. `owner` and `course` are decoded where they were kept."""
+        made = cls(store, unquote(owner), unquote(course))
+        made.prefix = f"workspaces/{owner}/{course}/"
+        made.identity = f"{store.url} {made.prefix}"
+        return made
 
     # --- Saving -------------------------------------------------------------------------------------------------
 
@@ -296,6 +306,16 @@ class Workspace:
         found = (_VERSION_KEY.fullmatch(key.removeprefix(self.prefix)) for key in keys)
         return {f"{m[1]}-{m[2]}": int(m[1]) for m in found if m}
 
+    def appeared(self) -> dict[str, float]:
+        """The ids of all versions, with when each appeared by the store's clock."""
+        listed = self.store.list(f"{self.prefix}versions/")
+        return {id: o.modified for o in listed for id in self.ids([o.key])}
+
+    def shared(self) -> set[str]:
+        """The ids of the versions that somebody was given a link to: they stay."""
+        start = f"{self.prefix}shares/"
+        return {o.key.removeprefix(start).partition("/")[0] for o in self.store.list(start)}
+
     def header(self, id: str, *, fresh: bool = False) -> VersionInfo | None:
         """A version's header, kept after the first time (but `fresh`); None, and logged, when it cannot be read."""
         if fresh or id not in self._headers:
@@ -326,6 +346,15 @@ class Workspace:
 
     def _named(self) -> str:
         return f"The work of {self.owner!r} in {self.course!r}"
+
+
+def workspaces(store: ObjectStore, owner: str | None = None, course: str | None = None) -> list[Workspace]:
+    """Every workspace in a store, or those of one owner (in one course)."""
+    start = "workspaces/"
+    if owner is not None:
+        start += f"{_encoded(owner)}/" + (f"{_encoded(course)}/" if course is not None else "")
+    found = {tuple(o.key.split("/")[1:3]) for o in store.list(start) if o.key.count("/") > 3}
+    return [Workspace.at(store, *names) for names in sorted(found)]
 
 
 def _order(info: VersionInfo) -> tuple[int, datetime, str]:

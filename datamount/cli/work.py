@@ -56,7 +56,8 @@ def save(  # noqa: PLR0917  (Typer's way to declare options)
     if version is None:
         return
     if result.created:
-        print(f"saved {version.id}: {version.files} files, {_size(version.bytes)} ({_size(result.bytes_uploaded)} new)")
+        new = shown_size(result.bytes_uploaded)
+        print(f"saved {version.id}: {version.files} files, {shown_size(version.bytes)} ({new} new)")
     else:
         print(f"nothing changed since {version.id}")
     for skipped in result.skipped:
@@ -80,8 +81,8 @@ def history(store: Store, owner: Owner, course: Course, endpoint_url: Endpoint =
         note = v.message + (" [lost half of its files]" if v.shrunk else "")
         note += " [saved beside another]" if v.parent and parents.count(v.parent) > 1 else ""
         when = v.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        rows.append((v.id, when, v.reason, str(v.files), _size(v.bytes), _shown(note.strip())))
-    _table(("version", "saved", "reason", "files", "size", "note"), rows, "There is no saved version yet.")
+        rows.append((v.id, when, v.reason, str(v.files), shown_size(v.bytes), _shown(note.strip())))
+    print_table(("version", "saved", "reason", "files", "size", "note"), rows, "There is no saved version yet.")
 
 
 @app.command(epilog=f"Example: [bold]datamount diff 3 latest {WHERE}[/bold]")
@@ -109,7 +110,7 @@ def diff(  # noqa: PLR0917
         document = {"from": before.info.id if before else None, "to": after.info.id}
         _print_json(document | {"changes": [{"kind": k, "path": _shown(p), "size": s} for k, p, s in listed]})
         return
-    _table(("change", "path", "size"), [(k, _shown(p), _size(s)) for k, p, s in listed], "Nothing changed.")
+    print_table(("change", "path", "size"), [(k, _shown(p), shown_size(s)) for k, p, s in listed], "Nothing changed.")
 
 
 @app.command(epilog=f"Example: [bold]datamount restore latest notebooks/ --into ./rescued {WHERE}[/bold]")
@@ -203,7 +204,7 @@ def _report(report: RestoreReport, into: Path, as_json: bool) -> None:
         _print_json(document | {"bytes": report.bytes, "saved_before": saved.id if saved else None})
     else:
         print(
-            f"restored {len(report.restored)} files ({_size(report.bytes)}) to {into}, "
+            f"restored {len(report.restored)} files ({shown_size(report.bytes)}) to {into}, "
             f"{len(report.unchanged)} were there already"
         )
         if report.saved_before:
@@ -236,7 +237,7 @@ def _print_json(document: Any) -> None:
     print(json.dumps(document, indent=1))
 
 
-def _size(count: float) -> str:
+def shown_size(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
@@ -244,7 +245,7 @@ def _size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]], empty: str) -> None:
+def print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]], empty: str) -> None:
     """A table on a terminal; tab-separated lines for a pipe."""
     if not sys.stdout.isatty():
         for row in rows:

@@ -1,8 +1,9 @@
 """A store in a folder: of a laptop, or of a volume that several pods mount.
 
-Durable means: file synced, renamed into place, folder synced. `if_absent` is a hard link, atomic on local file
-systems and on NFS; where links are not allowed (FAT, some FUSE) it is a check followed by a rename. Readers on NFS
-see a new object within the attribute-cache time of their mount (`actimeo`), which the engine takes as a stale list.
+Durable means: file synced, renamed into place, folder synced. A folder goes with its last object. `if_absent` is a
+hard link, atomic on local file systems and on NFS; where links are not allowed (FAT, some FUSE) it is a check followed
+by a rename. Readers on NFS see a new object within the attribute-cache time of their mount (`actimeo`), which the
+engine takes as a stale list.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from datamount.errors import Conflict, DatamountError, DiskFull, NotFound, Refused, Unavailable
 from datamount.objectstore import Body, ObjectInfo, check_key
 
 CHUNK = 1 << 20
 _TEMPORARY = ".tmp-"
+_FOLDER_TRIES = 20
 
 
 class FolderStore:
@@ -34,8 +37,7 @@ class FolderStore:
         try:
             if if_absent and target.exists():
                 raise self._conflict(key)
-            self._make_folder(target.parent)
-            with temporary.open("xb") as file:
+            with self._new_file(temporary) as file:
                 for chunk in _chunks(body):
                     file.write(chunk)
                 file.flush()
@@ -96,9 +98,21 @@ class FolderStore:
         path = self._path(key)
         try:
             path.unlink(missing_ok=True)
-            if path.parent.exists():
-                _sync_folder(path.parent)
-        except NotADirectoryError:
+            for folder in path.parents:
+                if folder == self.root:
+                    break
+                try:
+                    folder.rmdir()
+                except FileNotFoundError:
+                    continue
+                except OSError:  # something else is in it
+                    _sync_folder(folder)
+                    break
+            else:
+                return
+            if self.root.exists():
+                _sync_folder(self.root)
+        except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             raise self._error("delete", key, error) from error
@@ -106,13 +120,21 @@ class FolderStore:
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
+    def _new_file(self, path: Path) -> IO[bytes]:
+        for _ in range(_FOLDER_TRIES):
+            self._make_folder(path.parent)
+            with suppress(FileNotFoundError):  # a delete has just removed the empty folder
+                return path.open("xb")
+        return path.open("xb")
+
     def _make_folder(self, folder: Path) -> None:
         """Make a folder and its parents, each synced into the one above."""
         if folder.is_dir():
             return
         self._make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+        with suppress(FileNotFoundError):
+            folder.mkdir(exist_ok=True)
+            _sync_folder(folder.parent)
 
     def _link(self, key: str, temporary: Path, target: Path) -> None:
         try:
