@@ -1,0 +1,205 @@
+/** The sidecar's API, version 1, as it comes through the Jupyter server. Field names are those of its documents. */
+
+import { URLExt } from '@jupyterlab/coreutils';
+import { ServerConnection } from '@jupyterlab/services';
+
+/** An RFC 9457 problem document. */
+export interface IProblem {
+  title?: string;
+  status?: number;
+  detail: string;
+  hint?: string | null;
+  who?: string | null;
+}
+
+export interface ISkipped {
+  path: string;
+  reason: string;
+}
+
+export interface ILastSave {
+  id: string;
+  time: string;
+  reason: string;
+  created: boolean;
+  skipped: ISkipped[];
+  warnings: string[];
+}
+
+export interface ISaveState {
+  state: 'unchanged' | 'saved' | 'changed' | 'saving' | 'failed';
+  last: ILastSave | null;
+  changed_files: number;
+  changed: string[];
+  saving: boolean;
+  restoring: boolean;
+  error: IProblem | null;
+  store: string;
+  owner: string;
+  course: string;
+  autosave: boolean;
+}
+
+export interface IDataset {
+  kind: string;
+  state: 'pending' | 'fetching' | 'ready' | 'partial' | 'failed';
+  title: string | null;
+  license: string | null;
+  citation: string | null;
+  path: string;
+  optional: boolean;
+  background: boolean;
+  files_done: number;
+  files_total: number | null;
+  bytes_done: number;
+  bytes_total: number | null;
+  seconds: number;
+  pin: Record<string, unknown> | null;
+  locked: boolean;
+  variables: Record<string, string>;
+  warnings: string[];
+  error: IProblem | null;
+}
+
+export interface IDataStatus {
+  state: string;
+  error: IProblem | null;
+  datasets: Record<string, IDataset>;
+}
+
+export interface IStatus {
+  data: IDataStatus | null;
+  save: ISaveState;
+}
+
+export interface ISnapshot {
+  id: string;
+  time: string;
+  reason: string;
+  message: string;
+  author: string;
+  course_ref: string;
+  parent: string | null;
+  files: number;
+  bytes: number;
+  skipped: number;
+  shrunk: boolean;
+}
+
+export interface IEntry {
+  path: string;
+  type: string;
+  size: number;
+  stored: boolean;
+}
+
+export interface ISnapshotDetail extends ISnapshot {
+  entries: IEntry[];
+  left_out: ISkipped[];
+  warnings: string[];
+}
+
+export interface ISaved {
+  snapshot: ISnapshot;
+  created: boolean;
+  skipped: ISkipped[];
+  warnings: string[];
+}
+
+export interface IDifference {
+  path: string;
+  kind: 'added' | 'removed' | 'changed';
+  before: number | null;
+  after: number | null;
+}
+
+export interface IRestored {
+  restored: string[];
+  unchanged: number;
+  failed: ISkipped[];
+  not_stored: string[];
+  bytes: number;
+  undo: string;
+}
+
+/** A request that was refused, or that found nobody. `status` is 0 where the Jupyter server itself did not answer. */
+export class ApiError extends Error {
+  constructor(
+    readonly problem: IProblem,
+    readonly status: number
+  ) {
+    super(problem.detail);
+  }
+}
+
+export class Client {
+  readonly settings = ServerConnection.makeSettings();
+
+  url(path: string): string {
+    return URLExt.join(this.settings.baseUrl, 'datamount/api/v1', path);
+  }
+
+  snapshots(): Promise<ISnapshot[]> {
+    return this.json('snapshots');
+  }
+
+  snapshot(id: string): Promise<ISnapshotDetail> {
+    return this.json(`snapshots/${encodeURIComponent(id)}`);
+  }
+
+  diff(id: string, against?: string): Promise<IDifference[]> {
+    const query = against ? `?against=${encodeURIComponent(against)}` : '';
+    return this.json(`snapshots/${encodeURIComponent(id)}/diff${query}`);
+  }
+
+  restore(id: string, paths: string[]): Promise<IRestored> {
+    return this.json(`snapshots/${encodeURIComponent(id)}/restore`, { body: { paths } });
+  }
+
+  /** Save; resolves when the version is durable. Asked again once where the answer got lost: the key makes that safe. */
+  async save(message: string): Promise<ISaved> {
+    const headers = { 'Idempotency-Key': key() };
+    try {
+      return await this.json('snapshots', { body: { message }, headers });
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 0) {
+        return this.json('snapshots', { body: { message }, headers });
+      }
+      throw error;
+    }
+  }
+
+  async response(path: string, init: RequestInit = {}): Promise<Response> {
+    let answer: Response;
+    try {
+      answer = await ServerConnection.makeRequest(this.url(path), init, this.settings);
+    } catch (error) {
+      throw new ApiError({ detail: 'The Jupyter server does not answer.' }, 0);
+    }
+    if (!answer.ok) {
+      const document = await answer.json().catch(() => ({}));
+      const detail = document.detail || document.message || answer.statusText;
+      throw new ApiError({ ...document, detail }, answer.status);
+    }
+    return answer;
+  }
+
+  private async json<T>(
+    path: string,
+    { body, headers }: { body?: unknown; headers?: Record<string, string> } = {}
+  ): Promise<T> {
+    const init: RequestInit = { headers: { ...headers } };
+    if (body !== undefined) {
+      init.method = 'POST';
+      init.body = JSON.stringify(body);
+      init.headers = { ...headers, 'Content-Type': 'application/json' };
+    }
+    return (await this.response(path, init)).json();
+  }
+}
+
+function key(): string {
+  // Not randomUUID: that is only there on https and localhost.
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, byte => byte.toString(16).padStart(2, '0')).join('');
+}

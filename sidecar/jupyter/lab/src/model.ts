@@ -1,0 +1,137 @@
+/** What is known of the session, kept up to date by the sidecar's stream of events while the tab is visible. */
+
+import { ISignal, Signal } from '@lumino/signaling';
+
+import { ApiError, Client, IProblem, IStatus } from './api';
+
+/**
+ * How well we know. "asking": not yet; "connected": `status` is the truth; "absent": this session has no sidecar
+ * (`problem` says why); "lost": the Jupyter server does not answer.
+ */
+export type Link = 'asking' | 'connected' | 'absent' | 'lost';
+
+const FIRST_PAUSE = 1000;
+const LONGEST_PAUSE = 30000;
+
+export class SessionModel {
+  constructor(readonly client: Client) {
+    // A hidden tab must not keep asking: a proxy before the hub would take it for activity.
+    document.addEventListener('visibilitychange', () => {
+      if (document.hidden) {
+        this._stream?.abort();
+      } else {
+        this._wake?.();
+      }
+    });
+    void this._follow();
+  }
+
+  link: Link = 'asking';
+  status: IStatus | null = null;
+  problem: IProblem | null = null;
+  /** Open documents with edits that are in this browser tab only. */
+  unsaved: string[] = [];
+
+  /** Something above has changed. */
+  get changed(): ISignal<this, void> {
+    return this._changed;
+  }
+
+  /** The history has a new version, or may have. */
+  get saved(): ISignal<this, void> {
+    return this._saved;
+  }
+
+  setUnsaved(paths: string[]): void {
+    if (paths.join('\n') !== this.unsaved.join('\n')) {
+      this.unsaved = paths;
+      this._changed.emit();
+    }
+  }
+
+  /** Whether closing the tab now could lose something. Files on the server are saved without the tab, if they can be. */
+  atRisk(): boolean {
+    const save = this.status?.save;
+    return this.unsaved.length > 0 || save?.state === 'failed' || (save?.state === 'changed' && !save.autosave);
+  }
+
+  private _set(link: Link, problem: IProblem | null = null): void {
+    this.link = link;
+    this.problem = problem;
+    this._changed.emit();
+  }
+
+  private async _follow(): Promise<void> {
+    let pause = FIRST_PAUSE;
+    for (;;) {
+      if (document.hidden) {
+        await this._sleep(Infinity);
+      }
+      try {
+        await this._listen();
+        pause = FIRST_PAUSE;
+      } catch (error) {
+        if (document.hidden) {
+          continue;
+        }
+        const known = error instanceof ApiError;
+        if (known && error.status !== 0) {
+          this._set('absent', error.problem);
+        } else {
+          this._set('lost');
+        }
+        pause = Math.min(LONGEST_PAUSE, pause * 2);
+      }
+      await this._sleep(pause);
+    }
+  }
+
+  /** Read the stream to its end. `EventSource` cannot send the token that some hubs need; `fetch` can. */
+  private async _listen(): Promise<void> {
+    const stream = (this._stream = new AbortController());
+    const headers = { Accept: 'text/event-stream' };
+    const answer = await this.client.response('events', { headers, signal: stream.signal });
+    const reader = answer.body!.getReader();
+    const decoder = new TextDecoder();
+    let text = '';
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) {
+        return;
+      }
+      text += decoder.decode(value, { stream: true });
+      const events = text.split('\n\n');
+      text = events.pop()!;
+      for (const event of events) {
+        const data = event.split('\n').find(line => line.startsWith('data: '));
+        if (data) {
+          this._receive(JSON.parse(data.slice(6)));
+        }
+      }
+    }
+  }
+
+  private _receive(status: IStatus): void {
+    const before = this.status?.save.last?.id;
+    this.status = status;
+    this._set('connected');
+    if (status.save.last?.id !== before) {
+      this._saved.emit();
+    }
+  }
+
+  private _sleep(milliseconds: number): Promise<void> {
+    return new Promise(resolve => {
+      this._wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+      const timer = milliseconds === Infinity ? undefined : setTimeout(resolve, milliseconds);
+    });
+  }
+
+  private _changed = new Signal<this, void>(this);
+  private _saved = new Signal<this, void>(this);
+  private _stream: AbortController | null = null;
+  private _wake: (() => void) | null = null;
+}

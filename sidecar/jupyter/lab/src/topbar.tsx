@@ -1,0 +1,74 @@
+/** The Save button and the state beside it, always visible. */
+
+import { ReactWidget } from '@jupyterlab/apputils';
+import type { CommandRegistry } from '@lumino/commands';
+import type { TranslationBundle } from '@jupyterlab/translation';
+import React from 'react';
+
+import { HISTORY, SAVE } from './commands';
+import { SIGNS, saveIcon } from './icons';
+import type { SessionModel } from './model';
+import { useModel } from './react';
+import { describe } from './words';
+
+interface IProps {
+  model: SessionModel;
+  commands: CommandRegistry;
+  trans: TranslationBundle;
+}
+
+export class TopBar extends ReactWidget {
+  constructor(private readonly props: IProps) {
+    super();
+    this.id = 'datamount-topbar';
+    this.addClass('dm-TopBar');
+  }
+
+  render(): JSX.Element {
+    return <Bar {...this.props} />;
+  }
+}
+
+function Bar({ model, commands, trans }: IProps): JSX.Element {
+  useModel(model);
+  const [busy, setBusy] = React.useState(false);
+  const state = describe(model, trans);
+  const available = model.link === 'connected';
+  const save = async () => {
+    setBusy(true);
+    try {
+      await commands.execute(SAVE);
+    } finally {
+      setBusy(false);
+    }
+  };
+  const Sign = SIGNS[state.mood].react;
+  return (
+    <>
+      <button
+        type="button"
+        className="dm-Button dm-mod-main dm-Save"
+        title={trans.__('Save all open documents, then all files, to the storage (%1)', 'Ctrl/⌘ Alt S')}
+        disabled={busy || !available}
+        onClick={() => void save()}
+      >
+        <saveIcon.react tag="span" className="dm-Icon" />
+        {trans.__('Save')}
+      </button>
+      <button
+        type="button"
+        className="dm-State"
+        data-mood={state.mood}
+        title={state.long}
+        aria-label={trans.__('%1 Open the history.', state.long || state.short)}
+        onClick={() => void commands.execute(HISTORY)}
+      >
+        <Sign tag="span" className="dm-Icon" />
+        <span className="dm-State-text">{state.short}</span>
+      </button>
+      <span className="dm-Hidden" role="status" aria-live="polite">
+        {state.short}
+      </span>
+    </>
+  );
+}

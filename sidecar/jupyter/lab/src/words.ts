@@ -1,0 +1,124 @@
+/** The sentences that the student reads. */
+
+import type { TranslationBundle } from '@jupyterlab/translation';
+
+import { ApiError, IProblem } from './api';
+import type { SessionModel } from './model';
+
+export type Mood = 'good' | 'pending' | 'busy' | 'bad' | 'none';
+
+/** `short` fits the top bar, `long` says everything. */
+export interface IState {
+  mood: Mood;
+  short: string;
+  long: string;
+}
+
+/** The state of the student's work in words. "Saved" is said only of what the sidecar reported as durable. */
+export function describe(model: SessionModel, trans: TranslationBundle): IState {
+  if (model.link === 'asking') {
+    return same('none', trans.__('Asking whether your work is saved …'));
+  }
+  if (model.link === 'lost') {
+    const short = trans.__('Connection lost');
+    return { mood: 'bad', short, long: trans.__('The Jupyter server does not answer. Keep this tab open: edits that are not in a file yet are only here.') };
+  }
+  if (model.link === 'absent' || !model.status) {
+    const long = model.problem ? explain(model.problem, trans) : '';
+    return { mood: 'none', short: trans.__('Saving is not available'), long };
+  }
+  const save = model.status.save;
+  const last = save.last ? trans.__('Saved to storage %1', moment(save.last.time)) : '';
+  switch (save.state) {
+    case 'saving':
+      return same('busy', save.restoring ? trans.__('Restoring …') : trans.__('Saving …'));
+    case 'failed': {
+      const safe = trans.__('It is tried again; your files are safe in this session.');
+      const long = `${trans.__('Not saved:')} ${explain(save.error!, trans)} ${safe}`;
+      const short = unreachable(save.error!) ? trans.__('Not saved: storage unreachable, retrying') : trans.__('Not saved, retrying');
+      return { mood: 'bad', short, long };
+    }
+  }
+  if (model.unsaved.length) {
+    const short = trans._n('Edits in %1 open document are not saved', 'Edits in %1 open documents are not saved', model.unsaved.length);
+    return { mood: 'pending', short, long: [short + '.', last && last + '.'].filter(Boolean).join(' ') };
+  }
+  if (save.state === 'changed') {
+    const since = save.last
+      ? trans._n('%1 file changed since %2', '%1 files changed since %2', save.changed_files, moment(save.last.time))
+      : trans._n('%1 file not saved yet', '%1 files not saved yet', save.changed_files);
+    const soon = save.autosave ? trans.__('It is saved by itself soon.') : '';
+    return { mood: 'pending', short: since, long: [last && last + '.', since + '.', soon].filter(Boolean).join(' ') };
+  }
+  if (save.state === 'saved') {
+    return { mood: 'good', short: last, long: trans.__('%1. Nothing has changed since.', last) };
+  }
+  return same('none', trans.__('Nothing to save yet'));
+}
+
+function same(mood: Mood, text: string): IState {
+  return { mood, short: text, long: text };
+}
+
+function unreachable(problem: IProblem): boolean {
+  return problem.status === 503 || problem.status === 502 || problem.status === 504;
+}
+
+/** What happened, what to do and who can do it. */
+export function explain(problem: IProblem, trans: TranslationBundle): string {
+  const who = problem.who && problem.who !== 'you' ? trans.__('Who can mend it: %1.', problem.who) : '';
+  return [problem.detail, problem.hint, who].filter(Boolean).join(' ');
+}
+
+/** Any error as a sentence. */
+export function reason(error: unknown, trans: TranslationBundle): string {
+  return error instanceof ApiError ? explain(error.problem, trans) : error instanceof Error ? error.message : String(error);
+}
+
+/** "14:03" today, else with its date. */
+export function moment(text: string): string {
+  const then = new Date(text);
+  const today = then.toDateString() === new Date().toDateString();
+  return today ? clock(text) : then.toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' });
+}
+
+export function clock(text: string): string {
+  return new Date(text).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
+}
+
+/** The heading of a day in the history. */
+export function day(text: string, trans: TranslationBundle): string {
+  const then = new Date(text);
+  const now = new Date();
+  const yesterday = new Date(now.getFullYear(), now.getMonth(), now.getDate() - 1);
+  const date = then.toLocaleDateString([], { weekday: 'long', day: 'numeric', month: 'long', year: 'numeric' });
+  if (then.toDateString() === now.toDateString()) {
+    return trans.__('Today, %1', date);
+  }
+  return then.toDateString() === yesterday.toDateString() ? trans.__('Yesterday, %1', date) : date;
+}
+
+/** Why a version was made. */
+export function cause(reason: string, trans: TranslationBundle): string {
+  switch (reason) {
+    case 'manual':
+      return trans.__('saved by hand');
+    case 'auto':
+      return trans.__('saved by itself');
+    case 'exit':
+      return trans.__('saved at the end of a session');
+    default:
+      return reason;
+  }
+}
+
+const UNITS = ['B', 'kB', 'MB', 'GB', 'TB'];
+
+export function size(bytes: number): string {
+  let unit = 0;
+  while (bytes >= 1000 && unit < UNITS.length - 1) {
+    bytes /= 1000;
+    unit += 1;
+  }
+  return `${unit && bytes < 100 ? bytes.toFixed(1) : Math.round(bytes)} ${UNITS[unit]}`;
+}
