@@ -8,6 +8,7 @@ needs: what was tried and what happened (`message`), what to do (`hint`) and who
     │   └── ManifestError            2  422   datamount.yaml or datamount.lock, with one Fault per mistake
     ├── PartlyDelivered              3  503   some datasets are there and some are not
     ├── Refused                      4  403   policy, permission or a missing credential
+    │   ├── Unauthenticated          4  401   the controller does not know the caller
     │   └── QuotaExceeded            4  413
     ├── Unavailable                  5  503   a source or a store did not answer, or not usefully
     │   ├── NotFound                 5  404   it answered that the thing does not exist
@@ -128,6 +129,11 @@ class Refused(DatamountError):
     exit_code = 4
     http_status = 403
     title = "Refused"
+
+
+class Unauthenticated(Refused):
+    http_status = 401
+    title = "Not signed in"
 
 
 class QuotaExceeded(Refused):

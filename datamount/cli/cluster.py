@@ -101,3 +101,27 @@ def _inject_all(document: Any, settings: Any) -> Any:
         name = metadata.get("name", "a pod") if isinstance(metadata, dict) else "a pod"
         print(f"datamount: {name} is left as it is: {reason}.", file=sys.stderr)
     return inject_pod(document, settings)
+
+
+@app.command(epilog="Example: [bold]datamount controller --config /etc/datamount/controller.yaml[/bold]")
+def controller(
+    config: Annotated[Path, typer.Option("--config", help="YAML file of the controller's settings.")],
+    check: Annotated[bool, typer.Option("--check", help="Only tell whether settings and policy are valid.")] = False,
+) -> None:
+    """Run the controller: admission webhook, leases, store gateway and reaper. Ends on SIGTERM."""
+    from datamount.controller.settings import load
+
+    settings = load(config)
+    if check:
+        from datamount.controller.policy import parse
+        from datamount.inject import read_inject_settings
+
+        if settings.inject:
+            read_inject_settings(settings.inject)
+        parse(_read(str(settings.policy)).encode(), str(settings.policy))
+        typer.echo(f"{config} and {settings.policy} are valid.")
+        return
+    from datamount.controller.assemble import serve
+    from datamount.controller.kube import Kube
+
+    serve(settings, Kube.from_environment())

@@ -7,27 +7,38 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Path, Request, Response
 
 import datamount
 from datamount.controller import problems, webhook
 from datamount.controller.audit import Audit
+from datamount.controller.auth import Authenticator, Session
+from datamount.controller.events import Progress, ProgressEvents
+from datamount.controller.leases import MAX_ID, LeaseAnswer, LeaseRequest, Leases
+from datamount.controller.limits import BodyLimit
 from datamount.controller.metrics import CONTENT_TYPE, Metrics
 from datamount.controller.settings import Settings
 from datamount.errors import DatamountError, UsageError
 from datamount.inject import InjectSettings, inject
 
+LeaseId = Annotated[str, Path(max_length=MAX_ID)]
+
 
 @dataclass
 class Controller:
-    """The parts of one replica, made by `assemble.controller` or by a test."""
+    """The parts of one replica, made by `assemble.controller` or by a test. Without sessions it is the webhook only."""
 
     settings: Settings
     inject: InjectSettings
     metrics: Metrics = field(default_factory=Metrics)
     audit: Audit = field(default_factory=Audit)
+    authenticator: Authenticator | None = None
+    leases: Leases | None = None
+    events: ProgressEvents | None = None
+    extend: list[Callable[[FastAPI, Controller], None]] = field(default_factory=list)
+    """Each adds routes of its own, such as the store gateway's; they sign in with `auth.Session`."""
     not_ready: list[Callable[[], str]] = field(default_factory=list)
     """Each tells why this replica should not get traffic; an empty text when it should."""
     start: list[Callable[[], None]] = field(default_factory=list)
@@ -54,9 +65,17 @@ def create_app(controller: Controller) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.add_middleware(BodyLimit, limit=controller.settings.max_body)
     problems.add_handlers(app)
     _add_webhook(app, controller)
     add_service(app, controller)
+    app.state.authenticator = controller.authenticator
+    if controller.leases is not None:
+        _add_leases(app, controller, controller.leases)
+    if controller.events is not None:
+        _add_progress(app, controller.events)
+    for extend in controller.extend:
+        extend(app, controller)
     return app
 
 
@@ -89,6 +108,47 @@ def _add_webhook(app: FastAPI, controller: Controller) -> None:
         return Response(json.dumps(answer.body), media_type="application/json")
 
 
+def _add_leases(app: FastAPI, controller: Controller, leases: Leases) -> None:
+    # Plain functions: FastAPI runs them in worker threads, because databases and STS are slow.
+    @app.post("/v1/leases", status_code=201, response_model_exclude_none=True, tags=["leases"])
+    def give(session: Session, wanted: LeaseRequest, response: Response) -> LeaseAnswer:
+        """A credential for one dataset of the session that asks."""
+        response.headers["Cache-Control"] = "no-store"
+        return leases.give(session, wanted)
+
+    @app.post("/v1/leases/{lease}/renew", response_model_exclude_none=True, tags=["leases"])
+    def renew(session: Session, lease: LeaseId, response: Response) -> LeaseAnswer:
+        """The lease, longer; with `credential` where it is a new one. `lease` in the answer replaces the old id."""
+        response.headers["Cache-Control"] = "no-store"
+        return leases.renew(session, lease)
+
+    @app.delete("/v1/leases/{lease}", status_code=204, tags=["leases"])
+    def revoke(session: Session, lease: LeaseId) -> None:
+        """End the lease now, where its source can. Ending it twice is no error."""
+        leases.revoke(session, lease)
+
+    @app.get("/v1/session", tags=["session"])
+    def about(session: Session) -> dict[str, Any]:
+        """What the controller knows about the session that asks."""
+        return {
+            "user": session.user,
+            "namespace": session.namespace,
+            "pod": session.pod,
+            "image": session.image,
+            "course": session.course_identity,
+            "credentials": leases.allowed(session),
+            "limits": controller.settings.limits,
+            "saves": controller.settings.store is not None,
+        }
+
+
+def _add_progress(app: FastAPI, events: ProgressEvents) -> None:
+    @app.post("/v1/progress", status_code=202, tags=["session"])
+    def progress(session: Session, told: Progress) -> dict[str, bool]:
+        """Show the state of a dataset on the launch page. `shown` is false where the limits forbid one more."""
+        return {"shown": events.tell(session, told)}
+
+
 def add_service(app: FastAPI, controller: Controller) -> None:
     """The routes for probes and Prometheus."""
 
@@ -98,7 +158,7 @@ def add_service(app: FastAPI, controller: Controller) -> None:
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["service"])
-    def readyz() -> dict[str, str]:
+    async def readyz() -> dict[str, str]:
         """Answers 200 when this replica should get traffic, else 503 with the reasons."""
         reasons = [reason for check in controller.not_ready if (reason := check())]
         if reasons:

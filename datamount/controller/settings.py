@@ -60,9 +60,6 @@ class Settings(_Model):
     )
     host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104  (a pod listens on its own address)
     port: int = Field(8443, ge=0, le=65535, description="Port to listen on.")
-    metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="/metrics and the probes over plain HTTP on a port of their own, too."
-    )
     tls: TLS = TLS.model_validate({})
     audience: str = Field("datamount", description="Audience that a session's token must be made for.")
     review_seconds: Annotated[float, Field(ge=0, le=60)] = Field(
@@ -73,6 +70,7 @@ class Settings(_Model):
     max_review: int = Field(
         4 << 20, ge=1 << 16, description="Largest AdmissionReview in bytes; etcd takes objects up to 1.5 MiB."
     )
+    max_body: int = Field(32 << 20, ge=1 << 16, description="Largest request in bytes of any other route.")
     policy: Path = Field(Path("/etc/datamount/policy.yaml"), description="Who may use which credential.")
     policy_seconds: Seconds = Field(5.0, description="How often the policy file is looked at.")
     reaper_seconds: Annotated[float, Field(gt=0, le=30)] = Field(

@@ -1,0 +1,87 @@
+"""One replica, put together from its settings, and its server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+import uvicorn
+
+from datamount.controller.app import Controller, create_app
+from datamount.controller.audit import Audit
+from datamount.controller.auth import Authenticator
+from datamount.controller.certificates import CHECK_SECONDS, FILE_SECONDS, SelfSigned, Served, from_files
+from datamount.controller.events import ProgressEvents
+from datamount.controller.kube import Kube
+from datamount.controller.leases import Leases
+from datamount.controller.metrics import Metrics
+from datamount.controller.policy import PolicyFile
+from datamount.controller.reaper import Reaper
+from datamount.controller.settings import Settings
+from datamount.inject import InjectSettings, read_inject_settings
+
+log = logging.getLogger(__name__)
+
+
+def controller(settings: Settings, kube: Kube) -> Controller:
+    """All parts of a replica; nothing is started and nothing is asked yet."""
+    metrics, audit = Metrics(), Audit(settings.audit)
+    metrics.policy_valid.set(0)
+
+    def policy_changed(problem: str) -> None:
+        metrics.policy_valid.set(0 if problem else 1)
+        audit.write("policy", None, problem=problem or None, file=settings.policy)
+
+    policy = PolicyFile(settings.policy, seconds=settings.policy_seconds, changed=policy_changed)
+    reaper = Reaper(kube, policy, settings, audit, metrics)
+    made = Controller(
+        settings,
+        read_inject_settings(settings.inject) if settings.inject else InjectSettings(),
+        metrics,
+        audit,
+        Authenticator(kube, settings, audit, metrics),
+        Leases(policy, audit, metrics),
+        ProgressEvents(kube, settings.events, metrics),
+    )
+    made.start += [policy.start, reaper.start]
+    made.stop += [policy.stop, reaper.stop]
+    return made
+
+
+def serve(settings: Settings, kube: Kube) -> None:
+    """Serve until SIGTERM. Raises Unavailable or Refused where there is no certificate to serve with."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    made = controller(settings, kube)
+    served = _served(settings, kube)
+    if served is not None:
+        made.start.append(served.start)
+        made.stop.append(served.stop)
+    app = create_app(made)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        access_log=False,  # it would hold clients' addresses, and lease ids
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=10,
+    )
+    config.load()
+    if served is not None:
+        config.ssl = served.context
+    log.info("controller: listening on %s:%d, sessions in %s", settings.host, settings.port, settings.namespaces)
+    asyncio.run(uvicorn.Server(config).serve())
+
+
+def _served(settings: Settings, kube: Kube) -> Served | None:
+    if settings.tls.mode == "off":
+        return None
+    if settings.tls.mode == "files":
+        return Served(from_files(settings.tls.folder), seconds=FILE_SECONDS)
+    keep = SelfSigned(kube, settings).keep
+    return Served(lambda: keep()[0], seconds=CHECK_SECONDS)

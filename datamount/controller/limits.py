@@ -1,0 +1,57 @@
+"""A bound on request bodies, held before anything is parsed or signed in."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from datamount.controller.problems import reply
+from datamount.errors import UsageError
+
+SMALL = 256 << 10
+_SMALL_ROUTES = ("/v1/leases", "/v1/progress", "/v1/session")
+
+
+class TooLarge(UsageError):
+    http_status = 413
+    title = "The request is too large"
+
+
+class BodyLimit:
+    """ASGI middleware: 413 for a body over `limit` bytes (256 KiB where requests are small). /mutate has its own."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == "/mutate":
+            await self._app(scope, receive, send)
+            return
+        limit = SMALL if scope["path"].startswith(_SMALL_ROUTES) else self._limit
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        size, refused = 0, False
+
+        async def counted() -> Message:
+            nonlocal size, refused
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > limit:
+                refused = True
+                return {"type": "http.disconnect"}
+            return message
+
+        async def answer(message: Message) -> None:
+            if not refused:
+                await send(message)
+
+        if declared.isdigit() and int(declared) > limit:
+            refused = True
+        else:
+            try:
+                await self._app(scope, counted, answer)
+            except Exception:
+                if not refused:
+                    raise
+        if refused:
+            problem = TooLarge(f"the request has more than {limit} bytes.", who="you").problem()
+            await reply(problem)(scope, receive, send)
