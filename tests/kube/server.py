@@ -63,7 +63,7 @@ class Status(Exception):
 
 
 class KubeServer:
-    """State and server. `down = True` makes every answer a 503; `asked` holds (verb, resource, namespace) of each call."""
+    """State and server. `down = True` makes every answer a 503; `asked` has (verb, resource, namespace) of calls."""
 
     def __init__(self) -> None:
         self.issuer = Issuer()
