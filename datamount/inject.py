@@ -364,7 +364,8 @@ def _equip_notebook(plan: _Plan, notebook: Object) -> None:
     if plan.home_mount is None:
         mounts.append(_mount(plan, names.HOME_VOLUME, plan.home))
     mounts.append(_mount(plan, names.DATA_VOLUME, plan.data_dir, read_only=True))
-    mounts.append(_mount(plan, names.RUN_VOLUME, plan.run_dir))
+    # Read-only too: what the sidecar writes there must not lead elsewhere by a link that student code has put down.
+    mounts.append(_mount(plan, names.RUN_VOLUME, plan.run_dir, read_only=True))
     extension = names.EXTENSION_VOLUME if plan.settings.image_volumes else names.JUPYTER_VOLUME
     mounts.append(_mount(plan, extension, plan.jupyter_dir, read_only=True))
     environment = _items(notebook, "env")
