@@ -1,4 +1,4 @@
-"""What every object store must do, over a folder and over a real S3 server.
+"""What every object store must do, over a folder and over two real S3 servers.
 
 A new store joins by a fixture in `STORES` that yields an empty one.
 """
@@ -16,15 +16,23 @@ import pytest
 
 from datamount.errors import Conflict, NotFound, UsageError
 from datamount.objectstore import ObjectStore, open_store
+from tests.servers import running
+from tests.versity import VersityServer
 
-STORES = ["folder", "s3"]
+STORES = ["folder", "s3", pytest.param("versity", marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+
+
+@pytest.fixture(scope="session")
+def versity() -> Iterator[VersityServer]:
+    """A running S3 server of another make."""
+    yield from running(VersityServer())
 
 
 @pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     if request.param == "folder":
         return open_store((tmp_path / "a store").as_uri())
-    s3 = request.getfixturevalue("s3")
+    s3 = request.getfixturevalue(request.param)
     admin = s3.identities["admin"]
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", admin.access_key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", admin.secret_access_key)
