@@ -22,7 +22,7 @@ import urllib.request
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -34,12 +34,12 @@ from datamount.credentials import FileCredentials
 from datamount.environment import read_environment
 from datamount.errors import Conflict, DatamountError, ManifestError, Unavailable, UsageError
 from datamount.fetch import fetch
-from datamount.homecoming import bring_back
+from datamount.homecoming import bring_home
 from datamount.launch import bare_course, bug, git, link_data, report_fault
 from datamount.objectstore import ObjectStore, open_store
 from datamount.places import Places, base, places
 from datamount.snapshots import Workspace
-from datamount.status import DatasetStatus, read_status
+from datamount.status import DatasetStatus, read_status, write_atomic
 
 FETCH_BUDGET = 90.0
 """Seconds that the notebook waits for data; the rest goes on while it is open."""
@@ -105,6 +105,7 @@ class LocalSession:
         store = open_store(self.store, self.options.endpoint_url)  # says now what is wrong with its URL
         self._catch_signals()
         self.state.mkdir(parents=True, exist_ok=True)
+        self._keep_lock()
         waited = self._start_fetch()
         self._bring_back(store)
         link_data(self.course.folder, self.at.data)
@@ -131,6 +132,14 @@ class LocalSession:
         if self._fetching and self._fetching.is_alive():
             leave(code)
         return code
+
+    def _keep_lock(self) -> None:
+        """Fetch by the lock as the course has it: saved work may bring another one back while the fetch goes on."""
+        copy = self.at.run / names.LOCK
+        copy.unlink(missing_ok=True)
+        if self.course.lock_path.is_file():
+            write_atomic(copy, self.course.lock_path.read_bytes())
+        self.course = replace(self.course, lock_path=copy)
 
     # --- Data -----------------------------------------------------------------------------------------------------
     def _start_fetch(self) -> threading.Event:
@@ -181,10 +190,11 @@ class LocalSession:
         self.say(f"store    {self.store}")
         workspace = Workspace(store, self.options.owner, self.name)
         try:
-            home = bring_back(
+            home = bring_home(
                 workspace,
                 self.course.folder,
                 self.state,
+                course_ref=self.course.ref or "",
                 exclude=self.course.manifest.save.exclude,
                 max_bytes=self.course.manifest.save.max_bytes,
                 say=lambda text: self.say(f"work     {text}"),
@@ -200,6 +210,8 @@ class LocalSession:
                 self.say(f"problem  {path} was not restored: {why}")
         elif not home.version:
             self.say("work     nothing to restore")
+        if home.merge:
+            self.say(f"work     {home.merge.word()}: {home.merge.summary()}; the panel says more")
         if home.saved_before:
             self.say(f"work     what was in the folder is kept as version {home.saved_before}")
 

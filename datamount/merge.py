@@ -32,11 +32,16 @@ NOTEBOOK_LIMIT = 20 << 20
 
 FileKind = Literal["updated", "added", "removed", "merged", "beside", "kept", "returned", "deleted"]
 
+_TITLES = {
+    "course": "The course has changed since you saved",
+    "folder": "Saved work was merged with what was in the folder",
+    "saved": "Work saved by another session was merged with the work here",
+}
 _HEADINGS: dict[FileKind, str] = {
-    "beside": "Both of you changed these: yours keeps its name, the new one is beside it",
+    "beside": "Changed on both sides: yours keeps its name, the new one is beside it",
     "merged": "Merged with your work",
     "returned": "You had removed these, and they have changed since: they are there again",
-    "kept": "Removed from the course; yours is kept",
+    "kept": "Removed there; yours is kept",
     "updated": "New version; you had not changed these",
     "added": "New",
     "removed": "Removed; you had not changed these",
@@ -67,6 +72,7 @@ class MergeReport(BaseModel):
     """What a merge did, file by file; files that only one side has, and only that changed, are not named."""
 
     time: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    other: Literal["course", "folder", "saved"] = "course"
     version: str = Field("", description="The saved version that was merged.")
     course_before: str = ""
     course_now: str = ""
@@ -78,6 +84,10 @@ class MergeReport(BaseModel):
     def to_look_at(self) -> int:
         """How many files hold something that a person has to decide."""
         return sum(file.kind in ("beside", "returned") or file.conflicts > 0 for file in self.files)
+
+    def word(self) -> str:
+        """What happened, as the beginning of a sentence."""
+        return _TITLES[self.other]
 
     def summary(self) -> str:
         """One line, without the names of files."""
@@ -92,7 +102,7 @@ class MergeReport(BaseModel):
         """The whole report as a person reads it."""
         before, now = self.course_before[:7], self.course_now[:7]
         change = f" ({before} → {now})" if before and now and before != now else ""
-        lines = [f"## The course has changed since you saved{change}", ""]
+        lines = [f"## {self.word()}{change}", ""]
         lines += [f"- **Problem:** {problem}" for problem in self.problems]
         if self.saved_before:
             lines += [f"What was in the folder before is version `{self.saved_before}`.", ""]
@@ -145,7 +155,7 @@ class Merged:
 class Other:
     """What the other side is called: in names of files (`name.<word>-<ref>`) and in sentences."""
 
-    word: str = "course"
+    word: Literal["course", "folder", "saved"] = "course"
     phrase: str = "the course"
 
 

@@ -245,17 +245,19 @@ def bring_work(settings: PodSettings, handover: Handover, opened: Callable[[], W
     """
     from datamount import pristine
     from datamount.handover import link_data
-    from datamount.homecoming import bring_back
+    from datamount.homecoming import bring_home
 
     done = settings.state / RESTORED
     if not settings.kept and not done.exists():
         pristine.record(settings.folder, settings.state)
         if settings.keeps_work:
             save = handover.course.manifest.save
-            home = bring_back(
+            home = bring_home(
                 opened(),
                 settings.folder,
                 settings.state,
+                course_ref=handover.course.ref or "",
+                image=settings.image or "",
                 exclude=save.exclude,
                 max_bytes=save.max_bytes,
                 fresh=True,
@@ -269,6 +271,8 @@ def bring_work(settings: PodSettings, handover: Handover, opened: Callable[[], W
 def _tell(settings: PodSettings, home: Any) -> None:
     if home.shrunk:
         note(settings, f"Version {home.shrunk} lacks over half of the files of the one before, so that one is here.")
+    if home.merge:
+        note(settings, f"{home.merge.word()}: {home.merge.summary()}. The panel says more.")
     if home.report:
         say(f"{len(home.report.restored)} files restored")
         for path, why in list(home.report.failed.items())[:10]:
@@ -467,6 +471,7 @@ def background() -> int:
     os.nice(10)
     settings = read_settings()
     strip_environment()
+    ready()  # the notebook waits for the sidecar, which should not have to share the processor until then
     for pause in (*AGAIN_SECONDS, None):
         try:
             handover = hand_over(settings)

@@ -1,0 +1,362 @@
+"""Saved work and a newer course come together in a folder; neither loses anything without being told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datamount import pristine
+from datamount.homecoming import Homecoming, bring_home, read_merge_report
+from datamount.snapshots import Workspace
+from datamount.stores.folder import FolderStore
+
+
+def git(folder: Path, *arguments: str) -> str:
+    options = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]
+    command = ["git", "-C", str(folder), *options, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def cell(id: str, text: str, kind: str = "code") -> dict[str, Any]:
+    more: dict[str, Any] = {"outputs": [], "execution_count": None} if kind == "code" else {}
+    return {"cell_type": kind, "id": id, "metadata": {}, "source": text} | more
+
+
+def notebook(*cells: dict[str, Any]) -> str:
+    return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+
+
+def texts(path: Path) -> list[str]:
+    return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"]]
+
+
+class Place:
+    """A published course, a store, and machines that open the course."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.origin = folder / "origin"
+        self.work = folder / "work"
+        self.state = folder / "state"
+        self.store = FolderStore(folder / "store")
+        self.workspace = Workspace(self.store, "ada", "course")
+        self.publish(
+            {
+                "a.txt": "one\ntwo\nthree\nfour\nfive\n",
+                "b.txt": "b\n",
+                "gone.txt": "g\n",
+                "datamount.yaml": "version: 1\n",
+                "lesson.ipynb": notebook(cell("ex1a", "x = 1"), cell("ex2a", "# YOUR CODE"), cell("endx", "end")),
+            }
+        )
+
+    def publish(self, files: dict[str, str | None]) -> None:
+        self.origin.mkdir(exist_ok=True)
+        if not (self.origin / ".git").exists():
+            git(self.origin, "init", "-q")
+        for path, text in files.items():
+            (self.origin / path).parent.mkdir(parents=True, exist_ok=True)
+            if text is None:
+                (self.origin / path).unlink()
+            else:
+                (self.origin / path).write_text(text)
+        git(self.origin, "add", "-A")
+        git(self.origin, "commit", "-q", "-m", "next")
+
+    def machine(self, *, as_pod: bool = False) -> None:
+        """A new machine: a fresh clone, or what an image holds, and no state."""
+        for old in (self.work, self.state):
+            shutil.rmtree(old, ignore_errors=True)
+        self.state.mkdir()
+        git(self.folder, "clone", "-q", str(self.origin), str(self.work))
+        if as_pod:
+            shutil.rmtree(self.work / ".git")
+            pristine.record(self.work, self.state)
+
+    def home(self, *, fresh: bool = False) -> Homecoming:
+        ref = git(self.origin, "rev-parse", "HEAD")
+        return bring_home(self.workspace, self.work, self.state, course_ref=ref, fresh=fresh)
+
+    def save(self) -> str:
+        saved = self.workspace.save(self.work, state_dir=self.state, course_ref=git(self.origin, "rev-parse", "HEAD"))
+        assert saved.version
+        return saved.version.id
+
+    def files(self) -> dict[str, str]:
+        paths = (p for p in self.work.rglob("*") if p.is_file() and ".git" not in p.parts)
+        return {str(p.relative_to(self.work)): p.read_text() for p in paths}
+
+    def write(self, path: str, text: str) -> None:
+        (self.work / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.work / path).write_text(text)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.fixture(params=[False, True], ids=["clone", "pod"])
+def launch(request: pytest.FixtureRequest, place: Place) -> Callable[[], Homecoming]:
+    """Open the course on a new machine, once as a clone and once as a pod does."""
+
+    def start() -> Homecoming:
+        place.machine(as_pod=request.param)
+        return place.home(fresh=request.param)
+
+    return start
+
+
+def test_a_newer_course_meets_saved_work(place: Place, launch: Callable[[], Homecoming]) -> None:
+    """Untouched files are the new course's, changed ones the student's, and what both changed is merged or beside."""
+    launch()
+    place.write("a.txt", "one, mine\ntwo\nthree\nfour\nfive\n")
+    place.write("b.txt", "my b\n")
+    place.write("own/mine.txt", "mine\n")
+    cells = [cell("ex1a", "x = 1"), cell("ex2a", "answer = 42"), cell("mine", "more"), cell("endx", "end")]
+    place.write("lesson.ipynb", notebook(*cells))
+    saved = place.save()
+    place.publish(
+        {
+            "a.txt": "one\ntwo\nthree\nfour\nfive, new\n",
+            "b.txt": "their b\n",
+            "gone.txt": None,
+            "datamount.yaml": "version: 1\n# newer\n",
+            "added.txt": "new\n",
+            "lesson.ipynb": notebook(cell("ex1a", "x = 2"), cell("ex2a", "# ANSWER HERE"), cell("endx", "end")),
+        }
+    )
+    home = launch()
+    files = place.files()
+    beside = next(path for path in files if path.startswith("b.course-"))
+    assert files == {
+        "a.txt": "one, mine\ntwo\nthree\nfour\nfive, new\n",
+        "b.txt": "my b\n",
+        beside: "their b\n",
+        "datamount.yaml": "version: 1\n# newer\n",
+        "added.txt": "new\n",
+        "own/mine.txt": "mine\n",
+        "lesson.ipynb": files["lesson.ipynb"],
+    }
+    found = texts(place.work / "lesson.ipynb")
+    assert [found[0], found[1], *found[3:]] == ["x = 2", "answer = 42", "# ANSWER HERE", "more", "end"]
+    assert home.merge
+    kinds = {change.path: change.kind for change in home.merge.files}
+    assert kinds == {
+        "a.txt": "merged",
+        "b.txt": "beside",
+        "gone.txt": "removed",
+        "datamount.yaml": "updated",
+        "added.txt": "added",
+        "lesson.ipynb": "merged",
+    }
+    assert (home.merge.version, home.merge.to_look_at) == (saved, 2)
+    assert beside in home.merge.markdown()
+    assert read_merge_report(place.state) == home.merge
+    newest = place.workspace.version()
+    assert newest.info.parent == saved
+    assert {e.path for e in newest.entries if e.type == "file" and not e.path.startswith(".git/")} == set(files)
+
+
+def test_merging_again_changes_nothing(place: Place, launch: Callable[[], Homecoming]) -> None:
+    """The next launch of the same course finds everything settled: same files, no new conflicts, no report."""
+    launch()
+    place.write("b.txt", "my b\n")
+    cells = [cell("ex1a", "x = 1"), cell("ex2a", "answer = 42"), cell("endx", "end")]
+    place.write("lesson.ipynb", notebook(*cells))
+    place.save()
+    place.publish({"b.txt": "their b\n", "lesson.ipynb": notebook(cell("ex2a", "# ANSWER HERE"))})
+    launch()
+    files = place.files()
+    assert len([path for path in files if path.startswith("b.course-")]) == 1
+    again = launch()
+    assert place.files() == files
+    assert again.merge is None
+    assert read_merge_report(place.state) is None
+
+
+def test_removed_by_the_student(place: Place, launch: Callable[[], Homecoming]) -> None:
+    """A course file that the student removed stays removed, unless the course changed it: then it is named."""
+    launch()
+    (place.work / "b.txt").unlink()
+    (place.work / "gone.txt").unlink()
+    place.write("own.txt", "x")
+    place.save()
+    place.publish({"gone.txt": "changed\n"})
+    home = launch()
+    files = place.files()
+    assert "b.txt" not in files
+    assert files["gone.txt"] == "changed\n"
+    assert home.merge
+    assert {c.path: c.kind for c in home.merge.files} == {"b.txt": "deleted", "gone.txt": "returned"}
+
+
+def test_removed_by_the_course(place: Place, launch: Callable[[], Homecoming]) -> None:
+    """A file that the course removed or renamed is kept when the student had changed it, and that is named."""
+    launch()
+    place.write("b.txt", "my b\n")
+    place.save()
+    place.publish({"b.txt": None, "renamed.txt": "b\n", "gone.txt": None, "went.txt": "g\n"})
+    home = launch()
+    files = place.files()
+    assert (files["b.txt"], files["renamed.txt"], files["went.txt"]) == ("my b\n", "b\n", "g\n")
+    assert "gone.txt" not in files
+    assert home.merge
+    details = {c.path: (c.kind, c.detail) for c in home.merge.files}
+    assert details["b.txt"] == ("kept", "the course has it as renamed.txt now")
+    assert details["went.txt"] == ("added", "was gone.txt")
+
+
+def test_a_file_and_a_folder_of_one_name(place: Place, launch: Callable[[], Homecoming]) -> None:
+    """Where the course made a folder of what is a file of the student's, or the other way, both are there."""
+    launch()
+    place.write("notes", "my notes\n")
+    place.write("deep/er.txt", "my deep\n")
+    place.save()
+    place.publish({"notes/new.txt": "course\n", "deep": "course's deep\n"})
+    launch()
+    files = place.files()
+    assert (files["notes"], files["deep/er.txt"]) == ("my notes\n", "my deep\n")
+    assert "course\n" in files.values()
+    assert "course's deep\n" in files.values()
+
+
+def test_an_unchanged_course_only_restores(place: Place, launch: Callable[[], Homecoming]) -> None:
+    """Without a change of the course nothing is reported, and all work is there."""
+    launch()
+    place.write("own.txt", "mine")
+    place.save()
+    home = launch()
+    assert home.merge is None
+    assert place.files()["own.txt"] == "mine"
+
+
+def test_two_machines(place: Place) -> None:
+    """Unsaved edits of one machine and work saved meanwhile by another are merged; the edits here keep their names."""
+    place.machine()
+    place.home()
+    place.write("own.txt", "first\n")
+    place.save()
+    first = place.folder / "first"
+    shutil.copytree(place.work, first / "work")
+    shutil.copytree(place.state, first / "state")
+
+    place.machine()
+    place.home()
+    place.write("b.txt", "from the second\n")
+    place.write("own.txt", "second\n")
+    newer = place.save()
+
+    shutil.rmtree(place.work)
+    shutil.rmtree(place.state)
+    shutil.copytree(first / "work", place.work)
+    shutil.copytree(first / "state", place.state)
+    place.write("own.txt", "unsaved\n")
+    place.write("a.txt", "unsaved\n")
+    home = place.home()
+    files = place.files()
+    assert (files["own.txt"], files["a.txt"], files["b.txt"]) == ("unsaved\n", "unsaved\n", "from the second\n")
+    assert [text for path, text in files.items() if path.startswith("own.saved-")] == ["second\n"]
+    assert home.saved_before
+    assert home.merge
+    assert home.merge.other == "saved"
+    assert place.workspace.version().info.parent == home.saved_before
+    assert newer in {info.id for info in place.workspace.versions()}
+
+
+def test_a_plain_folder_is_the_students(place: Place) -> None:
+    """Without git nothing is taken for the course's: what differs from saved work is saved first, and stays beside."""
+    place.machine()
+    shutil.rmtree(place.work / ".git")
+    place.home()
+    place.write("own.txt", "mine\n")
+    place.save()
+    assert not any(entry.pristine for entry in place.workspace.version().entries)
+    place.publish({"b.txt": "new b\n", "c.txt": "c\n"})
+    place.machine()
+    shutil.rmtree(place.work / ".git")
+    home = place.home()
+    files = place.files()
+    assert (files["own.txt"], files["b.txt"], files["c.txt"], files["gone.txt"]) == ("mine\n", "b\n", "c\n", "g\n")
+    assert [text for path, text in files.items() if path.startswith("b.folder-")] == ["new b\n"]
+    assert home.saved_before
+    assert b"".join(place.workspace.read(home.saved_before, "b.txt")) == b"new b\n"
+
+
+def test_an_empty_folder_gets_everything(place: Place) -> None:
+    """A version of a clone restores whole into an empty folder: nothing there was removed by the course."""
+    place.machine()
+    place.home()
+    place.write("own.txt", "mine\n")
+    place.save()
+    before = place.files()
+    shutil.rmtree(place.work)
+    place.work.mkdir()
+    shutil.rmtree(place.state)
+    place.state.mkdir()
+    place.home()
+    assert place.files() == before
+
+
+def test_own_commits_are_not_the_course(place: Place) -> None:
+    """What a student committed is not taken for the course's, so a newer course does not replace it."""
+    place.machine()
+    place.home()
+    place.write("b.txt", "my b\n")
+    git(place.work, "commit", "-q", "-a", "-m", "done")
+    shutil.rmtree(place.state)
+    place.state.mkdir()
+    place.home()
+    place.save()
+    place.publish({"b.txt": "their b\n"})
+    place.machine()
+    place.home()
+    assert "my b\n" in place.files().values()
+    assert "their b\n" in place.files().values()
+
+
+def test_excluded_files_of_the_course_stay(place: Place) -> None:
+    """What saves leave out on purpose is neither reported as new nor removed."""
+    place.publish({"scratch/big.h5": "course\n"})
+    place.machine()
+    place.home()
+    place.write("own.txt", "mine")
+    place.workspace.save(place.work, state_dir=place.state, exclude=["*.h5"])
+    place.machine()
+    home = place.home()
+    assert home.merge is None
+    assert place.files()["scratch/big.h5"] == "course\n"
+
+
+def test_a_kill_in_the_middle(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merge that dies after any of its steps is finished by the next launch, with nothing lost or doubled."""
+    place.machine()
+    place.home()
+    place.write("a.txt", "one, mine\ntwo\nthree\nfour\nfive\n")
+    place.write("b.txt", "my b\n")
+    place.save()
+    place.publish({"a.txt": "one\ntwo\nthree\nfour\nfive, new\n", "b.txt": "their b\n", "c.txt": "c\n"})
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any, **__: Any) -> Any:
+        raise Killed
+
+    for step in ("_write_beside", "_carry_out", "_save", "_reported"):
+        place.machine()
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(f"datamount.homecoming._Coming.{step}", killed)
+            place.home()
+        place.home()
+        files = place.files()
+        assert files["a.txt"] == "one, mine\ntwo\nthree\nfour\nfive, new\n", step
+        assert files["b.txt"] == "my b\n"
+        assert files["c.txt"] == "c\n"
+        assert [text for path, text in files.items() if path.startswith("b.course-")] == ["their b\n"]
