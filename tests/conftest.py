@@ -7,12 +7,22 @@ With pytest-xdist each worker has its own. A test that takes a server away start
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import servers
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where everything is required (CI), a skip is a failure: what is never run must not look like what passes."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("DATAMOUNT_REQUIRE_ALL") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

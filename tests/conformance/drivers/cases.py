@@ -58,6 +58,10 @@ class DriverCase(ABC):
     """Whether an Item planned before the source moved on still yields the old bytes. If not, the suite wants
     VerificationFailed or bytes that its digest gives away."""
 
+    has: ClassVar[frozenset[str]] = frozenset({"ranges", "credentials", "server", "moves"})
+    """What the source has, of: ranges, digests, credentials, a server, and moves that a running driver sees. A test
+    of what it has not (`@pytest.mark.needs`) is not made at all: a skip would look like something left undone."""
+
     _shared: ClassVar[dict[type[DriverCase], Published]] = {}
 
     def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
@@ -171,6 +175,8 @@ class S3ObjectCase(S3Case):
 class QuiltCase(DriverCase):
     """A package that quilt3 pushed to a bucket with versions, in a process of its own (quilt3's state is global)."""
 
+    has = DriverCase.has | {"digests"}
+
     @property
     def server(self) -> servers.S3Server:
         server: servers.S3Server = self.request.getfixturevalue("s3")
@@ -218,6 +224,8 @@ class QuiltCase(DriverCase):
 class QuiltFolderCase(QuiltCase):
     """A package in a file:// registry."""
 
+    has = QuiltCase.has - {"credentials", "server"}
+
     keeps_versions = False
 
     def push(self, registry: str, files: Mapping[str, bytes]) -> None:
@@ -239,11 +247,13 @@ class QuiltFolderCase(QuiltCase):
         return []
 
     def down(self) -> Published:
-        pytest.skip("a folder needs no server")
+        raise NotImplementedError("a folder needs no server")
 
 
 class URLCase(DriverCase):
     """A file on a web server that wants a token."""
+
+    has = DriverCase.has - {"credentials"}
 
     keeps_versions = False
     token = "token-" + secrets.token_hex(16)
@@ -285,6 +295,8 @@ class URLCase(DriverCase):
 class URLTokenCase(URLCase):
     """The same behind a bearer token."""
 
+    has = DriverCase.has
+
     @property
     def server(self) -> servers.HTTPServer:
         server: servers.HTTPServer = self.request.getfixturevalue("http_token")
@@ -303,6 +315,8 @@ class URLTokenCase(URLCase):
 class URLFileCase(URLCase):
     """A file:// URL."""
 
+    has = URLCase.has - {"server"}
+
     def publish(self) -> Published:
         path = self.folder / secrets.token_hex(4) / self.name
         path.parent.mkdir()
@@ -313,11 +327,13 @@ class URLFileCase(URLCase):
         return [Published({"url": (self.folder / "nothing.csv").as_uri()}), Published({"url": self.folder.as_uri()})]
 
     def down(self) -> Published:
-        pytest.skip("a file needs no server")
+        raise NotImplementedError("a file needs no server")
 
 
 class URLFsspecCase(URLCase):
     """A file inside a zip on a web server: what the standard library does not read, fsspec does."""
+
+    has = URLCase.has - {"moves", "ranges"}  # fsspec keeps what it has read of an archive
 
     def publish(self) -> Published:
         import zipfile
@@ -327,9 +343,6 @@ class URLFsspecCase(URLCase):
             stream.writestr("inner/data.csv", TREE["large.bin"])
         source = {"url": f"zip://inner/data.csv::{self.address(archive.name)}"}
         return Published(source, None, {"data.csv": TREE["large.bin"]}, archive)
-
-    def move_on(self, published: Published) -> None:
-        pytest.skip("fsspec keeps what it has read of an archive")
 
     def missing(self) -> list[Published]:
         url = self.shared().source["url"]
@@ -426,6 +439,8 @@ class PachydermFileCase(PachydermCase):
 
 class MySQLCase(DriverCase):
     """Two tables of a database, read by an account that may SELECT from it. `expected` is each table's rows as JSON."""
+
+    has = DriverCase.has - {"ranges"}
 
     tables: ClassVar[dict[str, list[list[Any]]]] = {
         "noteevents": [[number, f"naïve ☃ {number}", number / 4] for number in range(1, 3000)],

@@ -80,13 +80,13 @@ def test_a_locked_item_opens_in_a_new_driver(case: DriverCase) -> None:
             case.assert_content(path, published.expected[path], received(driver, locked))
 
 
+@pytest.mark.needs("ranges")
 def test_ranges(case: DriverCase) -> None:
     """Where ranges are supported, [start, stop) is exactly those bytes, also empty and at the end."""
     published = case.shared()
     with closing(published.driver()) as driver:
         items = planned(driver)
-        if not driver.supports_ranges:
-            pytest.skip("this source has no ranges")
+        assert driver.supports_ranges
         path = max(published.expected, key=lambda p: len(published.expected[p]))
         whole, size = published.expected[path], len(published.expected[path])
         ranges = ((0, 1), (0, size), (1, 2), (size // 2, size), (size // 3, size // 2), (size - 1, size), (7, 7))
@@ -96,18 +96,19 @@ def test_ranges(case: DriverCase) -> None:
             assert whole[start:] == received(driver, items[path], start), start
 
 
+@pytest.mark.needs("digests")
 def test_digests_match(case: DriverCase) -> None:
     """A digest that a plan promises is the digest of what is delivered."""
     published = case.shared()
     with closing(published.driver()) as driver:
         promised = {path: item for path, item in planned(driver).items() if item.digest}
-        if not promised:
-            pytest.skip("this source promises no digest")
+        assert promised
         for item in promised.values():
             assert item.digest is not None
             assert item.digest.value == digest_of(item.digest.algorithm, received(driver, item))
 
 
+@pytest.mark.needs("moves")
 def test_a_pin_is_honoured_after_the_source_moved_on(case: DriverCase) -> None:
     """Old bytes where the source keeps them; else an error, a digest or a size that tells. Never new for old."""
     published = case.publish()
@@ -127,6 +128,7 @@ def test_a_pin_is_honoured_after_the_source_moved_on(case: DriverCase) -> None:
                 assert told or item.size != len(data), path
 
 
+@pytest.mark.needs("moves")
 def test_a_moved_source_has_other_identities(case: DriverCase) -> None:
     """After the source moved on, no changed path keeps its identity: an old copy never passes for the new one."""
     published = case.publish()
@@ -156,11 +158,11 @@ def test_missing_is_not_found(case: DriverCase) -> None:
         assert error.who
 
 
+@pytest.mark.needs("credentials")
 def test_bad_credentials_are_refused(case: DriverCase) -> None:
     """A wrong, absent or powerless credential raises Refused, not transient, with a hint and who can act."""
     broken = case.refused()
-    if not broken:
-        pytest.skip("this source asks for no credential")
+    assert broken
     for published in broken:
         error = failure(published)
         assert type(error) is Refused, (published.source, error)
@@ -169,6 +171,7 @@ def test_bad_credentials_are_refused(case: DriverCase) -> None:
         assert error.who
 
 
+@pytest.mark.needs("server")
 def test_a_dead_server_is_unavailable(case: DriverCase) -> None:
     """A server that does not answer raises Unavailable, transient, and soon: the driver does not retry."""
     error = failure(case.down())
