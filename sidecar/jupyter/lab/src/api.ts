@@ -152,6 +152,12 @@ export class Client {
     return this.json(`snapshots/${encodeURIComponent(id)}/diff${query}`);
   }
 
+  /** A file of a version. */
+  async text(id: string, path: string): Promise<string> {
+    const name = path.split('/').map(encodeURIComponent).join('/');
+    return (await this.response(`snapshots/${encodeURIComponent(id)}/files/${name}`)).text();
+  }
+
   restore(id: string, paths: string[]): Promise<IRestored> {
     return this.json(`snapshots/${encodeURIComponent(id)}/restore`, { body: { paths } });
   }

@@ -1,16 +1,26 @@
 /** What the student can do, however they do it: button, menu, palette, shortcut or panel. */
 
-import { InputDialog, Notification } from '@jupyterlab/apputils';
+import { Dialog, InputDialog, Notification, showDialog } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
+import { ISignal, Signal } from '@lumino/signaling';
+import { Widget } from '@lumino/widgets';
 
+import type { IRestored, ISkipped, ISnapshot } from './api';
 import type { Documents } from './documents';
 import type { SessionModel } from './model';
-import { reason } from './words';
+import { moment, reason } from './words';
 
 export const SAVE = 'datamount:save';
 export const SAVE_WITH_MESSAGE = 'datamount:save-with-message';
 export const HISTORY = 'datamount:history';
 export const DATA = 'datamount:data';
+
+/** What the last restore did, and how to take it back. */
+export interface INotice {
+  text: string;
+  files: string[];
+  undo?: { version: string; paths: string[] };
+}
 
 export class Actions {
   constructor(
@@ -22,19 +32,12 @@ export class Actions {
   /** Write the open documents to their files, then save all files. Resolves when that is durable, or told why not. */
   async save(message = ''): Promise<boolean> {
     const { trans } = this;
-    try {
-      await this.documents.save();
-    } catch (error) {
-      this.tell('error', trans.__('Not saved: an open document could not be written (%1).', reason(error, trans)));
+    if (!(await this._writeDocuments(trans.__('Not saved: an open document could not be written.')))) {
       return false;
     }
     try {
       const saved = await this.model.client.save(message);
-      const left = saved.skipped.length;
-      if (left) {
-        const text = trans._n('Saved, without %1 file. History says which and why.', 'Saved, without %1 files. History says which and why.', left);
-        this.tell('warning', text);
-      }
+      this._tellSkipped(saved.skipped);
       return true;
     } catch (error) {
       this.tell('error', trans.__('Not saved: %1', reason(error, trans)));
@@ -54,6 +57,150 @@ export class Actions {
       await this.save(answer.value ?? '');
     }
   }
+
+  /** Look at once which documents have unsaved edits. */
+  look(): void {
+    this.model.setUnsaved(this.documents.unsaved());
+  }
+
+  notice: INotice | null = null;
+
+  /** `notice` has changed. */
+  get noticed(): ISignal<this, void> {
+    return this._noticed;
+  }
+
+  /** Bring back a version, or chosen files of it, after asking. What is there now is saved first. */
+  async restore(version: ISnapshot, paths: string[]): Promise<void> {
+    const { trans } = this;
+    const when = moment(version.time);
+    const what = paths.length
+      ? trans._n('Bring back %1 file as of %2?', 'Bring back %1 files as of %2?', paths.length, when)
+      : trans.__('Bring back all files as of %1?', when);
+    const rest = trans.__(
+      'Everything as it is now, with the edits of open documents, is saved as a version first. Files that are not in that version stay.'
+    );
+    const answer = await showDialog({
+      title: trans.__('Restore'),
+      body: `${what} ${rest}`,
+      buttons: [Dialog.cancelButton(), Dialog.okButton({ label: trans.__('Restore') })]
+    });
+    if (answer.button.accept && (await this._writeDocuments(this._notRestored))) {
+      const done = await this._bringBack(version.id, paths);
+      if (done) {
+        this._note(done, { version: done.undo, paths: done.restored });
+      }
+    }
+  }
+
+  /** Take the last restore back. That, too, saves what is there first. */
+  async undo(): Promise<void> {
+    const undo = this.notice?.undo;
+    if (undo && (await this._writeDocuments(this._notRestored))) {
+      const done = await this._bringBack(undo.version, undo.paths);
+      if (done) {
+        this._note(done);
+      }
+    }
+  }
+
+  dismiss(): void {
+    this.notice = null;
+    this._noticed.emit();
+  }
+
+  /** Let the browser save a version as a zip file. */
+  download(version: ISnapshot): void {
+    const link = document.createElement('a');
+    link.href = this.model.client.url(`snapshots/${encodeURIComponent(version.id)}/archive.zip`);
+    link.download = '';
+    link.click();
+  }
+
+  private async _writeDocuments(fault: string): Promise<boolean> {
+    try {
+      await this.documents.save(path => this._keepOther(path));
+      return true;
+    } catch (error) {
+      this.tell('error', `${fault} ${reason(error, this.trans)}`);
+      return false;
+    } finally {
+      this.look();
+    }
+  }
+
+  /** Before this tab's edits replace what another tab or program wrote to a file: keep that in the history. */
+  private async _keepOther(path: string): Promise<void> {
+    const { trans } = this;
+    try {
+      await this.model.client.save(trans.__('%1 as it was written elsewhere', path));
+      this.tell('warning', trans.__('%1 was changed elsewhere too. This tab\'s edits are in the file now; the other version is in the history.', path));
+    } catch (error) {
+      const copy = await this.documents.copy(path);
+      this.tell('warning', trans.__('%1 was changed elsewhere too. This tab\'s edits are in the file now; the other version is in %2.', path, copy));
+    }
+  }
+
+  /** Tell what a save left out, once for each file and reason. */
+  private _tellSkipped(skipped: ISkipped[]): void {
+    const fresh = skipped.map(item => `${item.path}: ${item.reason}`).filter(text => !this._told.has(text));
+    fresh.forEach(text => this._told.add(text));
+    if (fresh.length) {
+      const { trans } = this;
+      this.tell('warning', trans._n('Saved, without %1 file: %2', 'Saved, without %1 files: %2', fresh.length, fresh.slice(0, 3).join('; ') + (fresh.length > 3 ? ' …' : '')));
+    }
+  }
+
+  private async _bringBack(version: string, paths: string[]): Promise<IRestored | null> {
+    const { trans } = this;
+    // Typing in a document while its file is replaced would be lost: nothing can be clicked meanwhile.
+    const wait = new Dialog({
+      title: trans.__('Restoring …'),
+      body: new Widget(),
+      buttons: [],
+      hasClose: false
+    });
+    wait.launch().catch(() => undefined);
+    try {
+      const done = await this.model.client.restore(version, paths);
+      await this.documents.revert(done.restored);
+      this.look();
+      return done;
+    } catch (error) {
+      this.tell('error', trans.__('Not restored: %1', reason(error, trans)));
+      return null;
+    } finally {
+      wait.dispose();
+    }
+  }
+
+  private _note(done: IRestored, undo?: INotice['undo']): void {
+    const { trans } = this;
+    const parts = [
+      undo
+        ? trans._n('%1 file restored.', '%1 files restored.', done.restored.length)
+        : trans._n('Undone: %1 file is as it was.', 'Undone: %1 files are as they were.', done.restored.length)
+    ];
+    if (done.unchanged) {
+      parts.push(trans._n('%1 was the same already.', '%1 were the same already.', done.unchanged));
+    }
+    if (done.failed.length) {
+      const names = done.failed.map(item => `${item.path} (${item.reason})`).join(', ');
+      parts.push(trans.__('Not restored: %1.', names));
+    }
+    if (done.not_stored.length) {
+      parts.push(trans.__('Large files of the course that are not kept with your work: %1.', done.not_stored.join(', ')));
+    }
+    this.notice = { text: parts.join(' '), files: done.restored, undo: done.restored.length ? undo : undefined };
+    this._noticed.emit();
+  }
+
+  private get _notRestored(): string {
+    return this.trans.__('Nothing was restored: an open document could not be written.');
+  }
+
+  private _told = new Set<string>();
+  private _noticed = new Signal<this, void>(this);
 
   tell(type: 'error' | 'warning' | 'success', text: string): void {
     Notification.emit(text, type, { autoClose: type === 'error' ? false : 8000 });

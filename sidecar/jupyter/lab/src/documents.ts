@@ -1,10 +1,15 @@
 /** The documents that are open in this browser tab. */
 
 import type { JupyterFrontEnd } from '@jupyterlab/application';
+import { PathExt } from '@jupyterlab/coreutils';
 import type { IDocumentManager } from '@jupyterlab/docmanager';
 import type { DocumentRegistry } from '@jupyterlab/docregistry';
+import type { Contents } from '@jupyterlab/services';
 
 type Context = DocumentRegistry.Context;
+
+/** Milliseconds that a file's time may differ without having been changed; as in Jupyter's own check. */
+const CLOCK_MARGIN = 500;
 
 export class Documents {
   constructor(
@@ -33,15 +38,59 @@ export class Documents {
   }
 
   /**
-   * Write all open documents to their files. Throws when one could not be written, or when the student answered
-   * Jupyter's own question with "Cancel".
+   * Write all open documents to their files, without Jupyter's question "the file has changed on disk".
+   *
+   * A document that was changed elsewhere too (another tab, a program) is first given to `keep`, with its file still as
+   * the others left it; then this tab's edits are written. One without edits here shows what is in the file now.
+   * Throws when a document could not be written.
    */
-  async save(): Promise<void> {
+  async save(keep: (path: string) => Promise<void>): Promise<void> {
+    for (const context of this.all()) {
+      if (await this.changedElsewhere(context)) {
+        if (context.model.dirty) {
+          await keep(context.path);
+          await this.overwrite(context);
+        }
+        await context.revert();
+      }
+    }
     await this.app.commands.execute('docmanager:save-all');
     const left = this.unsaved();
     if (left.length) {
       throw new Error(left.join(', '));
     }
+  }
+
+  /** Put a copy of the file beside it. */
+  async copy(path: string): Promise<string> {
+    return (await this.manager.services.contents.copy(path, PathExt.dirname(path))).path;
+  }
+
+  private async changedElsewhere(context: Context): Promise<boolean> {
+    const known = context.contentsModel;
+    if (!known?.writable) {
+      return false;
+    }
+    try {
+      const { contents } = this.manager.services;
+      // Servers before 2.11 know of no hash and leave it out.
+      const options = { content: false, hash: true } as Contents.IFetchOptions;
+      const now = (await contents.get(context.path, options)) as Contents.IModel & { hash?: string };
+      const { hash } = known as { hash?: string };
+      return hash && now.hash
+        ? hash !== now.hash
+        : Date.parse(now.last_modified) - Date.parse(known.last_modified) > CLOCK_MARGIN;
+    } catch (error) {
+      // Deleted, or no answer: saving it tells.
+      return false;
+    }
+  }
+
+  private async overwrite(context: Context): Promise<void> {
+    const { model, path } = context;
+    const { type, format } = context.contentsModel!;
+    const content = format === 'json' ? model.toJSON() : model.toString();
+    await this.manager.services.contents.save(path, { type, format, content });
   }
 
   /** Show what is in the files now, in place: Jupyter's question "the file has changed" does not come up. */
@@ -51,7 +100,8 @@ export class Documents {
       // The session's folder may lie below Jupyter's root.
       return paths.some(restored => path === restored || path.endsWith(`/${restored}`));
     });
-    await Promise.all(wanted.map(context => context.revert()));
+    // Jupyter itself tells of one that cannot be read.
+    await Promise.allSettled(wanted.map(context => context.revert()));
   }
 
   /** The language of the kernel of the document that is in front, such as "python"; null where there is none. */

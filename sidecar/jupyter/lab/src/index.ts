@@ -4,12 +4,16 @@ import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/applica
 import { ICommandPalette, IToolbarWidgetRegistry } from '@jupyterlab/apputils';
 import { IDocumentManager } from '@jupyterlab/docmanager';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
+import React from 'react';
 
 import { Client } from './api';
-import { Actions, SAVE, SAVE_WITH_MESSAGE } from './commands';
+import { Actions, DATA, HISTORY, SAVE, SAVE_WITH_MESSAGE } from './commands';
+import { Data } from './data';
 import { Documents } from './documents';
-import { saveIcon } from './icons';
+import { History } from './history';
+import { dataIcon, historyIcon, saveIcon } from './icons';
 import { SessionModel } from './model';
+import { Panel } from './panel';
 import { TopBar } from './topbar';
 
 const LOOK_MILLISECONDS = 1000;
@@ -46,7 +50,31 @@ const plugin: JupyterFrontEndPlugin<void> = {
       isEnabled: connected,
       execute: () => actions.saveWithMessage()
     });
-    for (const command of [SAVE, SAVE_WITH_MESSAGE]) {
+    const history = new Panel({
+      id: 'datamount-history',
+      icon: historyIcon,
+      caption: trans.__('Saved work and history'),
+      content: panel => React.createElement(History, { actions, panel })
+    });
+    const data = new Panel({
+      id: 'datamount-data',
+      icon: dataIcon,
+      caption: trans.__('Data of the course'),
+      content: panel => React.createElement(Data, { actions, panel })
+    });
+    app.shell.add(history, 'right', { rank: 900, type: 'History' });
+    app.shell.add(data, 'right', { rank: 901, type: 'Data' });
+    commands.addCommand(HISTORY, {
+      label: trans.__('Saved Work and History'),
+      icon: historyIcon,
+      execute: () => app.shell.activateById(history.id)
+    });
+    commands.addCommand(DATA, {
+      label: trans.__('Data of the Course'),
+      icon: dataIcon,
+      execute: () => app.shell.activateById(data.id)
+    });
+    for (const command of [SAVE, SAVE_WITH_MESSAGE, HISTORY, DATA]) {
       palette?.addItem({ command, category: trans.__('Saved Work and Data') });
     }
     toolbars.addFactory('TopBar', 'datamount', () => new TopBar({ model, commands, trans }));
@@ -59,10 +87,9 @@ const plugin: JupyterFrontEndPlugin<void> = {
       }
     });
     // No one signal tells of every open document's edits, also of those that extensions open.
-    const look = () => model.setUnsaved(documents.unsaved());
-    window.setInterval(look, LOOK_MILLISECONDS);
+    window.setInterval(() => actions.look(), LOOK_MILLISECONDS);
     window.addEventListener('beforeunload', event => {
-      look();
+      actions.look();
       if (model.atRisk()) {
         event.preventDefault();
         event.returnValue = '';

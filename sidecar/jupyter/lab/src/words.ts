@@ -2,7 +2,7 @@
 
 import type { TranslationBundle } from '@jupyterlab/translation';
 
-import { ApiError, IProblem } from './api';
+import { ApiError, IProblem, ISnapshot } from './api';
 import type { SessionModel } from './model';
 
 export type Mood = 'good' | 'pending' | 'busy' | 'bad' | 'none';
@@ -96,6 +96,14 @@ export function day(text: string, trans: TranslationBundle): string {
     return trans.__('Today, %1', date);
   }
   return then.toDateString() === yesterday.toDateString() ? trans.__('Yesterday, %1', date) : date;
+}
+
+/** A version's note. Notes of restores name another version by id; students know it by its time. */
+export function note(version: ISnapshot, versions: ISnapshot[]): string {
+  return version.message.replace(/\b\d{8,}-[0-9a-f]{8,}\b/, id => {
+    const named = versions.find(other => other.id === id);
+    return named ? moment(named.time) : id;
+  });
 }
 
 /** Why a version was made. */

@@ -1,0 +1,193 @@
+/** The History panel: is it saved, what was saved when, and bringing it back. */
+
+import React from 'react';
+
+import type { ISnapshot, IStatus } from './api';
+import type { Actions } from './commands';
+import { SIGNS } from './icons';
+import { Folded, Panel } from './panel';
+import { useModel, useSignal } from './react';
+import { Version } from './version';
+import { day, describe, reason } from './words';
+
+interface IProps {
+  actions: Actions;
+  panel: Panel;
+}
+
+export function History({ actions, panel }: IProps): JSX.Element {
+  const { model, trans } = actions;
+  useModel(model);
+  const { versions, fault } = useVersions(actions, panel);
+  return (
+    <>
+      <h2>{trans.__('Saved work')}</h2>
+      <Now actions={actions} />
+      <Notice actions={actions} />
+      <h2>{trans.__('History')}</h2>
+      {fault && (
+        <p className="dm-Fault" role="alert">
+          {fault}
+        </p>
+      )}
+      {versions?.length === 0 && <p>{trans.__('Nothing has been saved yet.')}</p>}
+      {byDay(versions ?? []).map(group => (
+        <section key={group[0].id} aria-label={day(group[0].time, trans)}>
+          <h3>{day(group[0].time, trans)}</h3>
+          <ul className="dm-Versions">
+            {group.map(version => (
+              <Version key={version.id} version={version} versions={versions!} actions={actions} />
+            ))}
+          </ul>
+        </section>
+      ))}
+    </>
+  );
+}
+
+/** The state in full, and Save with a note. */
+function Now({ actions }: { actions: Actions }): JSX.Element {
+  const { model, trans } = actions;
+  const [note, setNote] = React.useState('');
+  const [busy, setBusy] = React.useState(false);
+  const state = describe(model, trans);
+  const Sign = SIGNS[state.mood].react;
+  const save = async (event: React.FormEvent) => {
+    event.preventDefault();
+    setBusy(true);
+    try {
+      if (await actions.save(note)) {
+        setNote('');
+      }
+    } finally {
+      setBusy(false);
+    }
+  };
+  return (
+    <>
+      <p className="dm-Now" data-mood={state.mood}>
+        <Sign tag="span" className="dm-Icon" />
+        <span>{state.long || state.short}</span>
+      </p>
+      {model.link === 'connected' && (
+        <form className="dm-Form" onSubmit={event => void save(event)}>
+          <label>
+            {trans.__('Note for this version (optional)')}
+            <input
+              className="dm-Input"
+              value={note}
+              maxLength={2000}
+              onChange={event => setNote(event.target.value)}
+              data-lm-suppress-shortcuts="true"
+            />
+          </label>
+          <button type="submit" className="dm-Button dm-mod-main" disabled={busy}>
+            {trans.__('Save now')}
+          </button>
+        </form>
+      )}
+      {model.status && <Lists status={model.status} actions={actions} />}
+    </>
+  );
+}
+
+function Lists({ status, actions }: { status: IStatus; actions: Actions }): JSX.Element {
+  const { trans, model } = actions;
+  const { last, changed, changed_files } = status.save;
+  const skipped = (last?.skipped ?? []).map(item => `${item.path}: ${item.reason}`);
+  const more = changed_files - changed.length;
+  const files = more > 0 ? [...changed, trans.__('and %1 more', more)] : changed;
+  return (
+    <>
+      {(last?.warnings ?? []).map(text => (
+        <p className="dm-Warning" key={text}>
+          {text}
+        </p>
+      ))}
+      <Folded title={trans.__('Open documents with unsaved edits (%1)', model.unsaved.length)} items={model.unsaved} />
+      <Folded title={trans.__('Changed since the last save (%1)', changed_files)} items={files} />
+      <Folded title={trans.__('Not part of the last save (%1)', skipped.length)} items={skipped} />
+    </>
+  );
+}
+
+/** What the last restore did, with Undo. */
+function Notice({ actions }: { actions: Actions }): JSX.Element {
+  const { trans } = actions;
+  useSignal(actions.noticed);
+  const { notice } = actions;
+  return (
+    <div role="status" className={notice ? 'dm-Notice' : undefined}>
+      {notice && (
+        <>
+          <p>{notice.text}</p>
+          <Folded title={trans.__('Files (%1)', notice.files.length)} items={notice.files} />
+          {notice.undo && (
+            <button type="button" className="dm-Button" onClick={() => void actions.undo()}>
+              {trans.__('Undo')}
+            </button>
+          )}
+          <button type="button" className="dm-Button" onClick={() => actions.dismiss()}>
+            {trans.__('Dismiss')}
+          </button>
+        </>
+      )}
+    </div>
+  );
+}
+
+/** The versions, read again when one was saved, and when the panel comes into view. */
+function useVersions(actions: Actions, panel: Panel): { versions: ISnapshot[] | null; fault: string } {
+  const { model, trans } = actions;
+  const [versions, setVersions] = React.useState<ISnapshot[] | null>(null);
+  const [fault, setFault] = React.useState('');
+  const connected = model.link === 'connected';
+  React.useEffect(() => {
+    let asked = 0;
+    const load = async () => {
+      if (!panel.isVisible || !connected) {
+        return;
+      }
+      const number = ++asked;
+      try {
+        const found = await model.client.snapshots();
+        if (number === asked) {
+          setVersions(found);
+          setFault('');
+        }
+      } catch (error) {
+        if (number === asked) {
+          setFault(trans.__('The history cannot be read now: %1', reason(error, trans)));
+        }
+      }
+    };
+    const again = () => void load();
+    again();
+    model.saved.connect(again);
+    panel.shown.connect(again);
+    return () => {
+      asked = -1;
+      model.saved.disconnect(again);
+      panel.shown.disconnect(again);
+    };
+  }, [connected]);
+  return { versions, fault };
+}
+
+function byDay(versions: ISnapshot[]): ISnapshot[][] {
+  const groups: ISnapshot[][] = [];
+  for (const version of versions) {
+    const group = groups[groups.length - 1];
+    if (group && sameDay(group[0], version)) {
+      group.push(version);
+    } else {
+      groups.push([version]);
+    }
+  }
+  return groups;
+}
+
+function sameDay(one: ISnapshot, other: ISnapshot): boolean {
+  return new Date(one.time).toDateString() === new Date(other.time).toDateString();
+}
+
