@@ -354,7 +354,7 @@ def _work_is_there(version: Version, folder: Path) -> bool:
 def _is_shipped(path: Path, base: str) -> bool:
     """Whether the path is absent, or as the course shipped it (`base`, empty for what it did not ship)."""
     try:
-        return bool(base) and _sha256(path) == base
+        return _sha256(path) == base
     except OSError:
         return True
 

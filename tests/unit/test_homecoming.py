@@ -304,6 +304,21 @@ def test_an_empty_folder_gets_everything(place: Place) -> None:
     assert place.files() == before
 
 
+def test_a_new_clone_at_the_same_place(place: Place) -> None:
+    """A folder replaced by a clone gets its work back though this machine remembers having saved it; else it rests."""
+    place.machine()
+    place.home()
+    place.write("a.txt", "one, mine\n")
+    place.write("own.txt", "mine\n")
+    place.save()
+    before = place.files()
+    assert place.home().version is None
+    shutil.rmtree(place.work)
+    git(place.folder, "clone", "-q", str(place.origin), str(place.work))
+    place.home()
+    assert place.files() == before
+
+
 def test_own_commits_are_not_the_course(place: Place) -> None:
     """What a student committed is not taken for the course's, so a newer course does not replace it."""
     place.machine()
