@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from datamount.errors import Unavailable
 
+OPEN_FOLDERS = 128
+"""Descriptors kept of folders that are written to: walking there again for each file costs more than the file."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -24,6 +27,34 @@ class Folder:
         self.root = root
         self.name = name
         self._replaceable = replaceable
+        self._mutex = threading.Lock()
+        self._open: dict[str, int] = {}
+
+    def close(self) -> None:
+        """Close the folders that were kept open. Nothing may be under way."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def is_empty(self) -> bool:
+        """Whether there is no such folder, or nothing in it."""
+        try:
+            with self.parent("_") as (handle, _), os.scandir(handle) as entries:
+                return next(entries, None) is None
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+
+    def _kept(self, folder: str) -> int:
+        """An open descriptor of a folder below, made where it is missing; -1 where too many are open."""
+        handle = self._open.get(folder)
+        if handle is None:
+            with self._mutex:
+                if folder in self._open or len(self._open) >= OPEN_FOLDERS:
+                    return self._open.get(folder, -1)
+                with self.parent(f"{folder}/_" if folder else "_", make=True) as (found, _):
+                    handle = self._open[folder] = os.dup(found)
+        return handle
 
     @contextlib.contextmanager
     def parent(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
@@ -65,6 +96,16 @@ class Folder:
 
     def place(self, source_folder: int, source: str, path: str) -> None:
         """Rename `source` (in another open folder of the same file system) to `path`, over what is there."""
+        folder, _, last = path.rpartition("/")
+        if (handle := self._kept(folder)) >= 0:
+            try:
+                os.rename(source, last, src_dir_fd=source_folder, dst_dir_fd=handle)
+            except OSError:  # a folder in the way, or this one was removed meanwhile: walk there
+                self._place(source_folder, source, path)
+        else:
+            self._place(source_folder, source, path)
+
+    def _place(self, source_folder: int, source: str, path: str) -> None:
         with self.parent(path, make=True) as (folder, last):
             try:
                 os.rename(source, last, src_dir_fd=source_folder, dst_dir_fd=folder)

@@ -92,6 +92,8 @@ def line(name: str, status: DatasetStatus) -> str:
         text = f"{name}: ready ({files}, {status.seconds:.1f} s{pinned})"
     elif status.state == "partial":
         text = f"{name}: partly there ({files} of {status.files_total})"
+    elif status.state == "pending":
+        text = f"{name}: still coming ({files} so far)"
     else:
         text = f"{name}: {status.state}"
     if status.error:

@@ -8,13 +8,20 @@ digest the file has already then (a rename changes none of them). So after a kil
 - anything else (an older file under the name, a torn journal line, a file touched since) matches no receipt: the file
   is read and compared with the digest, or fetched again. Nothing is trusted that was not complete.
 
+Files are not synced one by one: the data can be fetched again, and a sync a file costs more than its transfer. After
+SIGKILL that changes nothing, since what was written is in the kernel's memory. A power failure may tear files; so each
+receipt names the boot of the machine in which it was written, and one of an earlier boot is believed only after the
+file was read and compared, once: then the receipt says that the file is on the disk (`boot` is "").
+
 The journal holds one JSON object a line; the last line about a path wins; a line that does not parse is ignored.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,13 +32,17 @@ from datamount.drivers.base import Item
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One complete file. `mtime_ns` is the file's modification time when it was finished."""
+    """One complete file. `mtime_ns` is the file's modification time when it was finished.
+
+    `boot` is the machine's boot (`this_boot`) in which it was written; "" once the file is on the disk for certain.
+    """
 
     path: str
     identity: str
     size: int
     sha256: str
     mtime_ns: int
+    boot: str = ""
 
     def is_of(self, item: Item) -> bool:
         """Whether the file it speaks of is the object that is wanted now.
@@ -43,7 +54,26 @@ class Receipt:
         return self.identity == item.identity
 
     def fits(self, stat: os.stat_result) -> bool:
-        return self.size == stat.st_size and self.mtime_ns == stat.st_mtime_ns
+        """Whether a file with this status is the one it speaks of, and needs no reading."""
+        if self.size != stat.st_size or self.mtime_ns != stat.st_mtime_ns:
+            return False
+        return not self.boot or self.boot == this_boot()
+
+
+@functools.cache
+def this_boot() -> str:
+    """Names the time since the machine started; "" where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:13]
+    except OSError:
+        pass
+    try:  # macOS
+        asked = subprocess.run(
+            ["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, timeout=5, check=False
+        )
+        return asked.stdout.strip()[:13]
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 class Receipts:
@@ -82,9 +112,8 @@ class Receipts:
         self._receipts.pop(path, None)
 
     def close(self) -> None:
-        """Make the journal durable and let go of it. May be called twice."""
+        """Let go of the journal. May be called twice."""
         if self._handle >= 0:
-            os.fsync(self._handle)
             os.close(self._handle)
             self._handle = -1
 
@@ -111,7 +140,12 @@ class Receipts:
                     self._receipts.pop(path, None)
                 else:
                     self._receipts[path] = Receipt(
-                        path, row["identity"], int(row["size"]), row["sha256"], int(row["mtime_ns"])
+                        path,
+                        row["identity"],
+                        int(row["size"]),
+                        row["sha256"],
+                        int(row["mtime_ns"]),
+                        row.get("boot", ""),
                     )
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
@@ -125,4 +159,6 @@ class Receipts:
 
 def _line(receipt: Receipt) -> bytes:
     row = {name: getattr(receipt, name) for name in Receipt.__slots__}
+    if not receipt.boot:
+        del row["boot"]
     return json.dumps(row, separators=(",", ":")).encode() + b"\n"

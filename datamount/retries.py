@@ -16,7 +16,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Seconds and counts. `attempts` is for one call or object; `seconds` of waiting and `retries` for the dataset."""
+    """Seconds and counts. `attempts` is for one call or object; `seconds` of waiting and `retries` for the dataset.
+
+    `stall`: how long a source may be silent (or send next to nothing) in the middle of an answer. Drivers notice a
+    dead connection sooner; this bounds what they do not notice. Long, because a slow link shares itself out among
+    many objects, of which some drivers hand on the bytes two MiB at a time.
+    """
 
     attempts: int = 6
     retries: int = 60
@@ -24,6 +29,7 @@ class Policy:
     base: float = 0.2
     cap: float = 20.0
     longest_retry_after: float = 60.0
+    stall: float = 300.0
 
 
 class Budget:
@@ -71,8 +77,22 @@ class Budget:
         return pause
 
 
-def stopped(dataset: str) -> Unavailable:
+class Stopped(Unavailable):
+    """Work that was left because the fetch ends now: nobody's failure."""
+
+
+def stopped(dataset: str) -> Stopped:
     """The error of work that was left because the fetch is being stopped."""
-    return Unavailable(
+    return Stopped(
         f'dataset "{dataset}": the fetch was stopped.', hint="Run it again: it goes on from here.", transient=True
+    )
+
+
+def silent(dataset: str, what: str, seconds: float) -> Unavailable:
+    """The error of a source that neither answers nor fails."""
+    return Unavailable(
+        f'dataset "{dataset}": {what} was given up: the source sent nothing (or next to nothing) for {seconds:g} s.',
+        hint="Try again later; if it lasts, tell the data's owner.",
+        who="the data's owner",
+        transient=True,
     )

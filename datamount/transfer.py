@@ -1,4 +1,4 @@
-"""One object from its source to its final name: temporary file, digest, fsync, receipt, rename.
+"""One object from its source to its final name: temporary file, digest, receipt, rename.
 
 A file under its final name is always complete and verified. Large objects leave checkpoints, so that after a kill at
 any instant they go on where they were.
@@ -8,21 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from datamount.digests import Digester
-from datamount.drivers.base import Driver, Item
+from datamount.drivers.base import Buffer, Driver, Item
 from datamount.errors import DatamountError, DiskFull, NotFound, Unavailable, VerificationFailed
 from datamount.folders import Folder
 from datamount.names import DATA_STATE_DIR
-from datamount.receipts import Receipt, Receipts
+from datamount.ranges import read_ahead
+from datamount.receipts import Receipt, Receipts, this_boot
+from datamount.workers import Crew, Memory
 
+SMALL = 64 * 1024
+"""Bytes up to which a body is not counted against the memory: so many small ones at once take little."""
+CHUNK = 2 * 1024 * 1024
+"""Bytes that a driver may hold of a body that it streams."""
+BESIDE = 512 * 1024
+"""Bytes of a chunk that is worth being hashed and written by two threads at once."""
 LARGE = 8 * 1024 * 1024
 """Bytes over which an object is resumed rather than fetched again."""
 CHECKPOINT = 1024 * 1024
@@ -30,25 +42,94 @@ CHECKPOINT = 1024 * 1024
 _READ = 1024 * 1024
 _NEW = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
-Advance = Callable[[int], None]
-"""Told how many more bytes of the object are there; negative when they are given up."""
+ALIVE = 16 * 1024
+"""Bytes that must arrive within the stall time: a server that drips them is as good as silent."""
+
+
+class Abandoned(BaseException):
+    """Raised in a transfer that was given up from outside, so that its thread ends without touching anything."""
+
+
+class Attempt:
+    """One try at one object, watched from another thread, which may give it up at any time."""
+
+    def __init__(self, count: Counter) -> None:
+        self._count = count
+        self._mutex = threading.Lock()
+        self._arrived = 0
+        self._counted = 0
+        self.touched = time.monotonic()
+        self.abandoned = False
+
+    def beat(self, size: int) -> None:
+        """`size` more bytes arrived from the source (not yet written)."""
+        if self.abandoned:
+            raise Abandoned
+        self._arrived += size
+        if self._arrived >= ALIVE:
+            self._arrived = 0
+            self.touched = time.monotonic()
+
+    def advance(self, size: int) -> None:
+        """`size` more bytes of the object are in the file; raises where the fetch is to stop."""
+        if self.abandoned:
+            raise Abandoned
+        self._count(size)
+        self._counted += size
+
+    def give_back(self) -> None:
+        """Nothing that was counted is there."""
+        counted, self._counted = self._counted, 0
+        self._count(-counted)
+
+    def abandon(self) -> None:
+        """Give it up, from the watching thread."""
+        with self._mutex:
+            self.abandoned = True
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Meanwhile it cannot be given up. Raises Abandoned where it was."""
+        with self._mutex:
+            if self.abandoned:
+                raise Abandoned
+            yield
+
+    def settle(self) -> None:
+        """What was counted stays."""
+        self._counted = 0
+
+
+class Counter(Protocol):
+    """Told how many more bytes of the dataset are there; negative when they are given up."""
+
+    def __call__(self, size: int, /) -> None: ...
 
 
 class Desk:
-    """Where one dataset's objects are made complete. Used by one process at a time, from several threads."""
+    """Where one dataset's objects are made complete. Used by one process at a time, from several threads.
 
-    def __init__(self, data: Path, name: str, driver: Driver[Any], receipts: Receipts) -> None:
+    `crew` and `memory` are for the parts of large objects that are read at once.
+    """
+
+    def __init__(
+        self, data: Path, name: str, driver: Driver[Any], receipts: Receipts, *, crew: Crew, memory: Memory
+    ) -> None:
         self.name = name
         self.driver = driver
         self.receipts = receipts
+        self._crew = crew
+        self._memory = memory
         self.folder = Folder(data, name, lambda path: receipts.get(path) is not None)
         with Folder(data, f"{DATA_STATE_DIR}/partial/{name}").parent("_", make=True) as (handle, _):
             self._partial = os.dup(handle)
+        self._new = not len(receipts) and self.folder.is_empty()
 
     def __enter__(self) -> Desk:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.folder.close()
         os.close(self._partial)
 
     def complete(self, item: Item) -> Receipt | None:
@@ -56,6 +137,8 @@ class Desk:
 
         Reads the file only where no receipt vouches for it as it is.
         """
+        if self._new:
+            return None
         receipt = self.receipts.get(item.path)
         wanted = receipt if receipt and receipt.is_of(item) else None
         found = self.folder.stat(item.path)
@@ -67,42 +150,55 @@ class Desk:
             return None
         return self._adopt(item, wanted)
 
-    def fetch(self, item: Item, advance: Advance) -> Receipt:
-        """Transfer, verify and place one object.
+    def fetch(
+        self, item: Item, attempt: Attempt, body: Iterable[Buffer] | None = None, as_item: Item | None = None
+    ) -> Receipt:
+        """Transfer, verify and place one object; `body` has its bytes where the caller opened it.
 
+        `as_item`: the object as the source planned it, where `item` promises more than that.
         Raises the driver's errors; VerificationFailed for wrong bytes; DiskFull; Unavailable (transient) where the
         body ended early. What a resume can use stays in the partial folder, everything else is removed.
         """
-        temporary = _temporary(item)
-        advanced = 0
-
-        def count(size: int) -> None:
-            nonlocal advanced
-            advance(size)
-            advanced += size
-
+        temporary = _temporary(as_item or item)
+        large = body is None and self._resumable(item)
         try:
             handle = os.open(temporary, _NEW, 0o600, dir_fd=self._partial)
             try:
-                digester, size = self._write(item, handle, temporary, count)
+                if large:
+                    digester, size = self._write_large(item, handle, temporary, attempt)
+                else:
+                    chunks = self.driver.open(item) if body is None else body
+                    digester, size = self._write(item, handle, attempt, chunks)
                 self._verify(item, digester, size)
-                os.fsync(handle)
                 os.fchmod(handle, 0o444)
                 mtime_ns = os.fstat(handle).st_mtime_ns
             finally:
                 os.close(handle)
-            receipt = Receipt(item.path, item.identity, size, digester.sha256(), mtime_ns)
-            self.receipts.add(receipt)
-            self.folder.place(self._partial, temporary, item.path)
+            receipt = Receipt(item.path, item.identity, size, digester.sha256(), mtime_ns, this_boot())
+            with attempt.held():
+                self.receipts.add(receipt)
+                self.folder.place(self._partial, temporary, item.path)
+            attempt.settle()
+        except Abandoned:
+            raise  # the watching thread has removed the file
         except BaseException as error:
-            count(-advanced)
-            if not (self._resumable(item) and isinstance(error, DatamountError) and error.transient):
-                self._discard(temporary)
+            with attempt.held():  # else a file of this name is another thread's by now
+                attempt.give_back()
+                if not (large and isinstance(error, DatamountError) and error.transient):
+                    self._discard(temporary)
+                    if large:
+                        self._discard(f"{temporary}.progress")
             if isinstance(error, OSError):
                 raise local_error(error, self.name) from error
             raise
-        self._discard(f"{temporary}.progress")
+        if large:
+            self._discard(f"{temporary}.progress")
         return receipt
+
+    def give_up(self, item: Item) -> None:
+        """Remove the file of an abandoned transfer: its thread may still write to it, but nobody else finds it."""
+        self._discard(_temporary(item))
+        self._discard(f"{_temporary(item)}.progress")
 
     def sweep(self) -> None:
         """Remove every partial file; for when all that was wanted is there."""
@@ -119,48 +215,95 @@ class Desk:
     def _resumable(self, item: Item) -> bool:
         return self.driver.supports_ranges and item.size is not None and item.size > LARGE
 
-    def _write(self, item: Item, handle: int, temporary: str, count: Advance) -> tuple[Digester, int]:
+    def _write(self, item: Item, handle: int, attempt: Attempt, body: Iterable[Buffer]) -> tuple[Digester, int]:
         """The whole body in the open file; the digest of it and its size."""
         digester = Digester(item.digest, item.size)
         offset = 0
-        progress = -1
-        if self._resumable(item):
-            offset, digester = self._resume(item, handle, temporary)
-            progress = os.open(
-                f"{temporary}.progress",
-                _NEW | os.O_APPEND | (os.O_TRUNC if not offset else 0),
-                0o600,
-                dir_fd=self._partial,
-            )
-            count(offset)
-        os.ftruncate(handle, offset)
-        os.lseek(handle, offset, os.SEEK_SET)
-        mark = offset + CHECKPOINT
+        held = min(item.size or 0, CHUNK) if (item.size or 0) > SMALL else 0
+        if held:
+            self._memory.take(held)
+        chunks = iter(body)
         try:
-            if offset and offset == item.size:
-                return digester, offset
-            chunks = iter(self.driver.open(item, offset) if offset else self.driver.open(item))
-            try:
-                for chunk in chunks:
-                    view = memoryview(chunk)
-                    digester.update(view)
-                    size = view.nbytes
-                    while view.nbytes:
-                        view = view[os.write(handle, view) :]
-                    offset += size
-                    if item.size is not None and offset > item.size:
-                        break
-                    count(size)
-                    if progress >= 0 and offset >= mark:
-                        os.write(progress, json.dumps([offset, digester.sha256()]).encode() + b"\n")
-                        mark = offset + CHECKPOINT
-            finally:
-                if close := getattr(chunks, "close", None):
-                    close()
+            if os.fstat(handle).st_size:
+                os.ftruncate(handle, 0)
+            cloned = isinstance(body, StoredBody) and clone(handle, body.handle)
+            for chunk in chunks:
+                size = len(chunk) if type(chunk) is bytes else memoryview(chunk).nbytes
+                attempt.beat(size)
+                digester.update(chunk)
+                if not cloned:
+                    _write_all(handle, chunk)
+                offset += size
+                if item.size is not None and offset > item.size:
+                    break
+                attempt.advance(size)
         finally:
-            if progress >= 0:
-                os.close(progress)
+            if close := getattr(chunks, "close", None):
+                close()
+            if held:
+                self._memory.give(held)
         return digester, offset
+
+    def _write_large(self, item: Item, handle: int, temporary: str, attempt: Attempt) -> tuple[Digester, int]:
+        """As `_write`, from where an earlier transfer was, in parts read ahead; digest and disk work side by side."""
+        assert item.size is not None
+        offset, digester = self._resume(item, handle, temporary)
+        attempt.advance(offset)
+        flags = _NEW | os.O_APPEND | (0 if offset else os.O_TRUNC)
+        progress = os.open(f"{temporary}.progress", flags, 0o600, dir_fd=self._partial)
+        chunks: Iterator[Buffer] | None = None
+        try:
+            os.ftruncate(handle, offset)
+            os.lseek(handle, offset, os.SEEK_SET)
+            if offset == item.size:
+                return digester, offset
+            chunks = self._parts(item, offset, attempt)
+            mark = offset + CHECKPOINT
+            for chunk in chunks:
+                view = memoryview(chunk).cast("B")
+                size = view.nbytes
+                if size >= BESIDE:
+                    writing = _Beside(self._crew, handle, view)
+                    digester.update(view)
+                    writing.wait()
+                else:
+                    digester.update(view)
+                    _write_all(handle, view)
+                offset += size
+                if offset > item.size:
+                    break
+                attempt.advance(size)
+                if offset >= mark:
+                    os.write(progress, json.dumps([offset, digester.sha256()]).encode() + b"\n")
+                    mark = offset + CHECKPOINT
+        finally:
+            if close := getattr(chunks, "close", None):
+                close()
+            os.close(progress)
+        return digester, offset
+
+    def _parts(self, item: Item, offset: int, attempt: Attempt) -> Iterator[Buffer]:
+        assert item.size is not None
+        if self.driver.parallel_ranges:
+            return read_ahead(
+                lambda start, stop: self.driver.open(item, start, stop),
+                offset,
+                item.size,
+                crew=self._crew,
+                memory=self._memory,
+                beat=attempt.beat,
+            )
+        return self._in_one(item, offset, attempt)
+
+    def _in_one(self, item: Item, offset: int, attempt: Attempt) -> Iterator[Buffer]:
+        chunks = self.driver.open(item, offset) if offset else self.driver.open(item)
+        try:
+            for chunk in chunks:
+                attempt.beat(memoryview(chunk).nbytes)
+                yield chunk
+        finally:
+            if close := getattr(chunks, "close", None):
+                close()
 
     def _resume(self, item: Item, handle: int, temporary: str) -> tuple[int, Digester]:
         """How many bytes of the partial file are proven by its checkpoints, and their digest."""
@@ -256,13 +399,73 @@ class Desk:
             mtime_ns = os.fstat(handle).st_mtime_ns
         finally:
             os.close(handle)
-        adopted = Receipt(item.path, item.identity, size, digester.sha256(), mtime_ns)
+        # What was read after a new start of the machine is on the disk; a file of this boot may still be lost with it.
+        boot = this_boot() if receipt is None or receipt.boot == this_boot() else ""
+        adopted = Receipt(item.path, item.identity, size, digester.sha256(), mtime_ns, boot)
         self.receipts.add(adopted)
         return adopted
 
     def _discard(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._partial)
+
+
+class StoredBody:
+    """The bytes of a local file, by its open descriptor: shared with the new file where the file system can."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+
+    def __iter__(self) -> Iterator[Buffer]:
+        position = 0
+        while block := os.pread(self.handle, _READ, position):
+            position += len(block)
+            yield block
+
+
+_FICLONE = 0x40049409
+"""ioctl_ficlone(2)"""
+
+
+def clone(target: int, source: int) -> bool:
+    """Make an open, empty file share the bytes of another (reflink); False where that cannot be."""
+    if sys.platform != "linux":
+        return False
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+class _Beside:
+    """A write in another thread."""
+
+    def __init__(self, crew: Crew, handle: int, view: memoryview) -> None:
+        self._handle, self._view = handle, view
+        self._done = threading.Event()
+        self._error: OSError | None = None
+        crew.submit(self._run)
+
+    def _run(self) -> None:
+        try:
+            _write_all(self._handle, self._view)
+        except OSError as error:
+            self._error = error
+        finally:
+            self._done.set()
+
+    def wait(self) -> None:
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+
+
+def _write_all(handle: int, chunk: Buffer) -> None:
+    written = os.write(handle, chunk)
+    view = memoryview(chunk).cast("B")
+    while written < view.nbytes:
+        written += os.write(handle, view[written:])
 
 
 def local_error(error: OSError, dataset: str) -> DatamountError:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +14,29 @@ import typer
 from datamount.cli import app
 
 if TYPE_CHECKING:
+    from datamount.course import Course
     from datamount.errors import DatamountError
     from datamount.status import Status
 
 CourseArgument = Annotated[str, typer.Argument(help="A course's folder or git URL.", metavar="[COURSE]")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder that gets a folder for each dataset.")]
 RunOption = Annotated[Path | None, typer.Option("--run", help="Folder of env, status.json and connection files.")]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache", help="Folder that sessions of this machine share.", envvar="DATAMOUNT_CACHE", show_envvar=True
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print what a program reads.")]
+
+
+@contextlib.contextmanager
+def opened_course(source: str) -> Iterator[Course]:
+    """The course in a folder, or of a git URL, whose clone is gone at the end."""
+    from datamount.course import open_course
+
+    with tempfile.TemporaryDirectory(prefix="datamount-course-", ignore_cleanup_errors=True) as scratch:
+        yield open_course(source, into=Path(scratch) / "course")
 
 
 @app.command(epilog="Example: [bold]datamount fetch . --data ./data --run ./run --only labels[/bold]")
@@ -27,6 +46,10 @@ def fetch(  # noqa: PLR0917  (Typer passes them by name)
     run: RunOption = None,
     frozen: Annotated[bool, typer.Option("--frozen", help="Fail where datamount.lock lacks a dataset.")] = False,
     only: Annotated[list[str] | None, typer.Option("--only", help="Only this dataset; may be repeated.")] = None,
+    cache: CacheOption = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", help="Seconds after which to leave the rest for the next fetch.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Bring the course's datasets here, verified.
@@ -36,24 +59,26 @@ def fetch(  # noqa: PLR0917  (Typer passes them by name)
     6 verification failed). Optional datasets do not count.
     """
     from datamount import progress
-    from datamount.course import open_course
+    from datamount.cache import open_cache
     from datamount.credentials import FileCredentials
     from datamount.fetch import exit_error
     from datamount.fetch import fetch as run_fetch
     from datamount.places import places
 
-    opened = open_course(course)
-    place = places(opened, data, run)
     shown: progress.Progress = progress.Silent() if as_json else progress.choose()
-    status = run_fetch(
-        opened,
-        place.data,
-        place.run,
-        credentials=FileCredentials(),
-        only=only or (),
-        frozen=frozen,
-        progress=shown,
-    )
+    with opened_course(course) as opened:
+        place = places(opened, data, run)
+        status = run_fetch(
+            opened,
+            place.data,
+            place.run,
+            credentials=FileCredentials(),
+            only=only or (),
+            frozen=frozen,
+            progress=shown,
+            budget=budget,
+            cache=open_cache(cache) if cache else None,
+        )
     if as_json:
         print(status.model_dump_json(indent=1))
     _end(exit_error(status), told=as_json or bool(status.datasets))
@@ -74,22 +99,23 @@ def lock(
     finds it.
     """
     from datamount import progress
-    from datamount.course import open_course
     from datamount.credentials import FileCredentials
     from datamount.fetch import exit_error
     from datamount.lock import lock as run_lock
     from datamount.places import places
 
-    opened = open_course(course)
     shown: progress.Progress = progress.Silent() if as_json else progress.choose()
-    done = run_lock(
-        opened, places(opened, data).data, credentials=FileCredentials(), upgrade=upgrade or (), progress=shown
-    )
+    with opened_course(course) as opened:
+        _refuse_to_overwrite(course, opened)
+        done = run_lock(
+            opened, places(opened, data).data, credentials=FileCredentials(), upgrade=upgrade or (), progress=shown
+        )
+        written = _bring_home(course, opened.lock_path)
     if as_json:
         print(
             json.dumps(
                 {
-                    "lock": str(opened.lock_path),
+                    "lock": str(written),
                     "locked": sorted(done.changes),
                     "kept": sorted(done.kept),
                     "removed": list(done.removed),
@@ -106,7 +132,7 @@ def lock(
             print(f"{name}: as before (datamount lock --upgrade {name} takes what is there now)")
         for name in done.removed:
             print(f"{name}: no longer locked")
-        print(f"Wrote {opened.lock_path}")
+        print(f"Wrote {written}")
     _end(exit_error(done.status), told=True)
 
 
@@ -120,35 +146,34 @@ def status(
 ) -> None:
     """Show what is here, what is pinned, and under which licence."""
     from datamount import names
-    from datamount.course import open_course
     from datamount.credentials import FileCredentials
     from datamount.errors import DatamountError
     from datamount.pins import read_lock
     from datamount.places import places
     from datamount.status import DatasetStatus, Status, read_status
 
-    opened = open_course(course)
-    place = places(opened, data, run)
-    known = read_status(place.run / names.STATUS_FILE) or Status(course=opened.identity)
-    entries = read_lock(opened.lock_path).datasets
-    locks: dict[str, str] = {}
-    for name, dataset in opened.manifest.datasets.items():
-        entry = entries.get(name)
-        fits = entry is not None and entry.is_for(dataset)
-        locks[name] = "live" if dataset.live else "locked" if fits else "stale" if entry else "not locked"
-        if name not in known.datasets:
-            known.datasets[name] = DatasetStatus(
-                kind=dataset.kind, title=dataset.title, license=dataset.license, citation=dataset.citation
-            )
-    drifts: dict[str, Any] = {}
-    if online:
-        from datamount.lock import check
+    with opened_course(course) as opened:
+        place = places(opened, data, run)
+        known = read_status(place.run / names.STATUS_FILE) or Status(course=opened.identity)
+        entries = read_lock(opened.lock_path).datasets
+        locks: dict[str, str] = {}
+        for name, dataset in opened.manifest.datasets.items():
+            entry = entries.get(name)
+            fits = entry is not None and entry.is_for(dataset)
+            locks[name] = "live" if dataset.live else "locked" if fits else "stale" if entry else "not locked"
+            if name not in known.datasets:
+                known.datasets[name] = DatasetStatus(
+                    kind=dataset.kind, title=dataset.title, license=dataset.license, citation=dataset.citation
+                )
+        drifts: dict[str, Any] = {}
+        if online:
+            from datamount.lock import check
 
-        for name, found in check(opened, credentials=FileCredentials()).items():
-            drifts[name] = [found.sentence()] if isinstance(found, DatamountError) else found
-            if not isinstance(found, DatamountError):
-                locks[name] = "drifted" if found else "locked, as now"
-    known.datasets = {name: known.datasets[name] for name in opened.manifest.datasets}
+            for name, found in check(opened, credentials=FileCredentials()).items():
+                drifts[name] = [found.sentence()] if isinstance(found, DatamountError) else found
+                if not isinstance(found, DatamountError):
+                    locks[name] = "drifted" if found else "locked, as now"
+        known.datasets = {name: known.datasets[name] for name in opened.manifest.datasets}
     if as_json:
         document = json.loads(known.model_dump_json())
         for name, row in document["datasets"].items():
@@ -157,6 +182,28 @@ def status(
         print(json.dumps(document, indent=1))
         return
     _table(known, locks, drifts)
+
+
+def _refuse_to_overwrite(source: str, opened: Course) -> None:
+    """The lock of a course that was cloned for this command comes into the current folder, over no other lock."""
+    from datamount import names
+    from datamount.errors import UsageError
+
+    home = Path(names.LOCK)
+    if not Path(source).expanduser().is_dir() and home.exists():
+        raise UsageError(
+            f"the lock of {opened.name} would be written to {home.absolute()}, and there is one.",
+            hint="Run this in another folder, or in a clone of the course.",
+            who="you",
+        )
+
+
+def _bring_home(source: str, lock: Path) -> Path:
+    if Path(source).expanduser().is_dir():
+        return lock
+    home = Path.cwd() / lock.name
+    home.write_bytes(lock.read_bytes())
+    return home
 
 
 def _table(known: Status, locks: dict[str, str], drifts: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +26,10 @@ def up(  # noqa: PLR0917  (Typer's way to declare options)
     ] = None,
     port: Annotated[int | None, typer.Option(help="Jupyter's port. Default: the first free one from 8888.")] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the URL.")] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder that sessions of this machine share.", envvar="DATAMOUNT_CACHE", show_envvar=True),
+    ] = None,
     wait: Annotated[float, typer.Option(help="Seconds that Jupyter waits for the data before it opens anyway.")] = 90.0,
     save_after: Annotated[float, typer.Option(help="Seconds without a change after which work is saved.")] = 10.0,
 ) -> None:
@@ -31,6 +37,8 @@ def up(  # noqa: PLR0917  (Typer's way to declare options)
     from datamount.local import Options
     from datamount.local import up as run
 
+    if cache is not None:
+        os.environ["DATAMOUNT_CACHE"] = str(cache.expanduser().absolute())  # where every fetch looks for it
     code = run(
         Options(
             source=course,

@@ -76,6 +76,12 @@ class Driver(ABC, Generic[S]):
     supports_ranges: ClassVar[bool] = False
     """Whether `open` honours `start` and `stop`, so that large objects may be read in parts and resumed."""
 
+    parallel_ranges: ClassVar[bool] = False
+    """Whether parts of one object may be read at once and are surely of one version (or a digest tells)."""
+
+    streams_plan: ClassVar[bool] = False
+    """Whether objects may be opened while `plan` still goes on."""
+
     supports_batches: ClassVar[bool] = False
     """Whether `open_many` is faster than many `open`s."""
 

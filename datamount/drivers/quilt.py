@@ -48,6 +48,7 @@ class QuiltDriver(Driver[Quilt]):
     """A package, or its folder or file `path`. Pin: {"top_hash": 64 hex digits}."""
 
     supports_ranges = True
+    parallel_ranges = True
 
     def __init__(self, name: str, dataset: Dataset, source: Quilt, credential: Credential | None) -> None:
         super().__init__(name, dataset, source, credential)

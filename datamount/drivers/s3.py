@@ -36,6 +36,8 @@ class S3Driver(Driver[S3]):
     """
 
     supports_ranges = True
+    parallel_ranges = True
+    streams_plan = True
 
     def __init__(self, name: str, dataset: Dataset, source: S3, credential: Credential | None) -> None:
         super().__init__(name, dataset, source, credential)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import stat
 import subprocess
 import threading
@@ -16,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from datamount import fetch as fetch_module
 from datamount.course import Course, read_course
 from datamount.credentials import Credential
 from datamount.drivers.base import Connection, Item
@@ -25,6 +25,7 @@ from datamount.errors import DiskFull, Refused, Unavailable, UsageError
 from datamount.fetch import exit_error, fetch
 from datamount.progress import Silent
 from datamount.retries import Policy
+from datamount.space import Paths
 from datamount.status import DatasetStatus, Status, read_status
 from tests.folder_driver import World
 
@@ -423,8 +424,8 @@ def test_two_fetches_at_once_transfer_once(bench: Bench) -> None:
 def test_a_full_disk_is_seen_before_and_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that does not fit transfers nothing and says how much is missing."""
     bench.world.put("codes", FILES)
-    usage = fetch_module.shutil.disk_usage(bench.folder)
-    monkeypatch.setattr(fetch_module.shutil, "disk_usage", lambda _path: usage._replace(free=1000))
+    usage = shutil.disk_usage(bench.folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
     status = bench.fetch()
     error = status.datasets["codes"].error
     assert error is not None
@@ -475,10 +476,19 @@ def test_an_interrupted_fetch_stops_soon_and_goes_on(bench: Bench) -> None:
 
 def test_two_objects_for_one_file_are_refused(bench: Bench) -> None:
     """A file that would also have to be a folder is named, not delivered by chance."""
+
+    def add_all(*wanted: str) -> None:
+        paths = Paths("d")
+        for path in wanted:
+            paths.add(path)
+
     with pytest.raises(UsageError, match='"a" is an object and also the folder of "a/b"'):
-        fetch_module.check_paths("d", [Item("a", 1, "x"), Item("a/b", 1, "y")])
+        add_all("a/b", "a")
+    with pytest.raises(UsageError, match='"a" is an object and also the folder of "a/b"'):
+        add_all("a", "a/b")
     with pytest.raises(UsageError, match="two objects"):
-        fetch_module.check_paths("d", [Item("a", 1, "x"), Item("a", 1, "y")])
+        add_all("a", "a")
+    add_all("a/b", "a/c", "ab", "d/e/f", "d/g")
 
 
 def test_what_a_kill_leaves_between_receipt_and_rename_is_placed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,110 @@
+"""`cache ls|prune|warm`: what the sessions of a machine share."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from datamount.cli import app
+
+if TYPE_CHECKING:
+    from datamount.cache import Cache
+
+group = typer.Typer(no_args_is_help=True, help="What the sessions of a machine share, so that each byte comes once.")
+app.add_typer(group, name="cache")
+
+FolderOption = Annotated[
+    Path | None,
+    typer.Option("--cache", help="The cache's folder.", envvar="DATAMOUNT_CACHE", show_envvar=True),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print what a program reads.")]
+
+
+@group.command("ls", epilog="Example: [bold]datamount cache ls --cache /var/cache/datamount[/bold]")
+def ls(folder: FolderOption = None, as_json: JsonOption = False) -> None:
+    """Show what is in the cache: a row for each source and credential."""
+    from datamount.progress import human
+
+    entries = _open(folder).entries()
+    if as_json:
+        rows = [
+            {"scope": e.scope, "source": e.label, "objects": e.objects, "bytes": e.size, "used": _date(e.used)}
+            for e in entries
+        ]
+        print(json.dumps(rows, indent=1))
+        return
+    for entry in entries:
+        used = f"used {_date(entry.used)}" if entry.objects else "empty"
+        print(f"{entry.label}: {entry.objects} objects, {human(entry.size)}, {used}")
+    print(f"{human(sum(e.size for e in entries))} in all")
+
+
+@group.command("prune", epilog='Example: [bold]datamount cache prune --size "5 GB"[/bold]')
+def prune(
+    folder: FolderOption = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help='What may stay, as "5 GB"; default: DATAMOUNT_CACHE_SIZE or 20 GB.')
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what was used longest ago. Safe while sessions use the cache."""
+    from datamount.cache import parse_size
+    from datamount.progress import human
+
+    removed = _open(folder).prune(parse_size(size) if size else None)
+    print(json.dumps({"removed": removed}) if as_json else f"removed {human(removed)}")
+
+
+@group.command("warm", epilog="Example: [bold]datamount cache warm https://github.com/ORG/COURSE[/bold]")
+def warm(
+    course: Annotated[str, typer.Argument(help="A course's folder or git URL.", metavar="[COURSE]")] = ".",
+    folder: FolderOption = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Only this dataset; may be repeated.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a course's data into the cache, so that its first session is as quick as the second.
+
+    Needs room for the data twice while it runs. Exit codes as of `datamount fetch`.
+    """
+    from datamount import progress
+    from datamount.cli.data import opened_course
+    from datamount.credentials import FileCredentials
+    from datamount.fetch import exit_error, fetch
+
+    cache = _open(folder)
+    shown: progress.Progress = progress.Silent() if as_json else progress.choose()
+    with opened_course(course) as opened:
+        cache.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=cache.folder, prefix="warm-") as scratch:
+            status = fetch(
+                opened,
+                Path(scratch) / "data",
+                Path(scratch) / "run",
+                credentials=FileCredentials(),
+                only=only or (),
+                cache=cache,
+                progress=shown,
+            )
+    if as_json:
+        print(status.model_dump_json(indent=1))
+    error = exit_error(status)
+    if error is not None:
+        raise typer.Exit(error.exit_code)
+
+
+def _open(folder: Path | None) -> Cache:
+    from datamount.cache import open_cache
+    from datamount.errors import UsageError
+
+    if folder is None:
+        raise UsageError("no cache is named.", hint="Give --cache DIR, or set DATAMOUNT_CACHE.", who="you")
+    return open_cache(folder)
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds") if seconds else ""

