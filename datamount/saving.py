@@ -91,7 +91,7 @@ def save(workspace: Workspace, folder: Path, draft: Draft, state_dir: Path | Non
     """A version of `folder`, or the one that holds this tree already. See `Workspace.save`."""
     avoid: frozenset[str] = frozenset()
     for attempt in range(3):
-        with ThreadPoolExecutor(1, thread_name_prefix="save-list") as aside:
+        with ThreadPoolExecutor(2, thread_name_prefix="save-aside") as aside:
             try:
                 forget = attempt > 0
                 return _Save(workspace, folder, draft, state_dir, aside=aside, avoid=avoid, forget=forget).run()
@@ -108,7 +108,7 @@ def save(workspace: Workspace, folder: Path, draft: Draft, state_dir: Path | Non
 
 
 class _Save:
-    """One attempt. `aside` runs the list of the store while objects go up."""
+    """One attempt. `aside` runs what needs no waiting for while objects go up."""
 
     def __init__(
         self,
@@ -134,6 +134,8 @@ class _Save:
         for sha256 in [s for s, place in self.index.locations.items() if place.object in avoid]:
             del self.index.locations[sha256]
         self.pristine = load_pristine(state_dir)
+        self._aside = aside
+        self._script_put = False
         self.looking = _Once(aside, workspace.look)
         self.packer = Packer(
             self.store,
@@ -143,7 +145,7 @@ class _Save:
             leave=self.pristine.large(LARGE_PRISTINE),
             avoid=avoid,
             # Asked while the first object goes up, so that the list takes no time of its own.
-            uploading=self.looking.start,
+            uploading=self._uploading,
         )
         self.skipped: list[Skipped] = []
         self.warnings: list[str] = []
@@ -161,6 +163,17 @@ class _Save:
             self._keep(base, entries)
             return self._result(base, created=False)
         return self._commit(entries, tree)
+
+    def _uploading(self) -> None:
+        self.looking.start()
+        if self.base is None and not self._script_put:
+            self._script_put = True
+            self._aside.submit(self._put_script)
+
+    def _put_script(self) -> None:
+        """The script that restores without us, beside the workspaces. Not part of what a save promises."""
+        with suppress(DatamountError):
+            self.store.put("restore.py", Path(standalone.__file__).read_bytes(), if_absent=True)
 
     # --- The tree -------------------------------------------------------------------------------------------------
 
@@ -240,10 +253,6 @@ class _Save:
         self._keep(info, entries)
         if self.draft.reason == "auto" and len(look.ids) % THIN_EVERY == THIN_EVERY - 1:
             thin_own(self.workspace, self.index.writer)
-        if not look.ids:
-            # Beside the workspaces, for the day when nobody has datamount. Not part of what was promised above.
-            with suppress(DatamountError):
-                self.store.put("restore.py", Path(standalone.__file__).read_bytes(), if_absent=True)
         return self._result(info, created=True)
 
     def _header(self, entries: list[Entry], tree: str, seq: int) -> VersionInfo:
