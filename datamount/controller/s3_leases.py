@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -94,7 +94,7 @@ class S3Leases:
         try:
             answer = self._client().assume_role(
                 RoleArn=self.grant.role_arn,
-                RoleSessionName=re.sub(r"[^\w+=,.@-]", "-", session_name)[:64],
+                RoleSessionName=re.sub(r"[^A-Za-z0-9_+=,.@-]", "-", session_name)[:64],
                 Policy=session_policy(places),
                 DurationSeconds=int(lifetime.total_seconds()),
             )
@@ -121,11 +121,11 @@ class S3Leases:
         return self.grant.sts_endpoint_url or self.grant.endpoint_url or "AWS"
 
     def _failed(self, error: Any) -> Refused | Unavailable:
-        code = str(error.response.get("Error", {}).get("Code", ""))
+        # By the status: stores agree on it where they do not on codes.
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        code = error.response.get("Error", {}).get("Code") or status
         head = f'the credential "{self.credential}": STS at {self._where} refused AssumeRole ({code}).'
-        if _any_of(
-            code, ("AccessDenied", "InvalidClientTokenId", "SignatureDoesNotMatch", "NotImplemented", "Invalid")
-        ):
+        if (400 <= status < 500 and status != 429) or status == 501:
             return Refused(
                 head,
                 hint="Check the role's trust policy and the controller's key. A store without STS needs "
@@ -150,7 +150,3 @@ class S3Leases:
             config=Config(connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 2}),
             **keys,
         )
-
-
-def _any_of(code: str, words: Iterable[str]) -> bool:
-    return any(code.startswith(word) for word in words)
