@@ -6,162 +6,17 @@ server.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-import yaml
-
 from datamount import names
-from datamount.inject import SEED_SCRIPT, InjectSettings, inject
 from tests import servers
 from tests.counting_proxy import CountingProxy
-
-POD = {
-    "kind": "Pod",
-    "metadata": {"name": "jupyter-ada", "labels": {"component": "singleuser-server"}},
-    "spec": {
-        "containers": [
-            {
-                "name": "notebook",
-                "image": "registry.example.edu/course:4c1e",
-                "env": [{"name": "BINDER_REPO_URL", "value": "https://github.com/org/course.git"}],
-            }
-        ]
-    },
-}
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
-    until = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < until, f"not within {seconds} s"
-        time.sleep(0.05)
-    return found
-
-
-class Pod:
-    """The containers of one injected pod, on this machine. A second one with the same `work` is the next launch."""
-
-    def __init__(self, folder: Path, image: Path, options: InjectSettings, more: Mapping[str, str]) -> None:
-        self.folder = folder
-        self.home, self.data, self.run, self.state = (folder / name for name in ("home", "data", "run", "state"))
-        self.handover, self.jupyter = folder / "handover", folder / "jupyter"
-        for path in (self.home, self.data, self.run, self.state, self.handover, self.jupyter):
-            path.mkdir(parents=True)
-        self.image = image
-        pod = inject(POD, options)
-        fetch = next(c for c in pod["spec"]["initContainers"] if c["name"] == names.FETCH_CONTAINER)
-        given = {entry["name"]: entry["value"] for entry in fetch["env"] if "value" in entry}
-        places = {
-            names.ENV_FOLDER: self.home,
-            names.ENV_DATA: self.data,
-            names.ENV_RUN: self.run,
-            names.ENV_STATE: self.state,
-            names.ENV_COURSE_DIR: self.handover,
-            names.ENV_JUPYTER_DIR: self.jupyter,
-            "TMPDIR": self.state / "tmp",
-            "HOME": self.state,
-        }
-        self.environment = {"PATH": os.environ["PATH"], names.ENV_OWNER: "ada"} | given
-        self.environment |= {name: str(path) for name, path in places.items()} | dict(more)
-        self.processes: list[subprocess.Popen[bytes]] = []
-
-    def seed(self) -> None:
-        command = ["/bin/sh", "-c", SEED_SCRIPT, "seed", self.image, "copy", self.home, self.handover]
-        subprocess.run([os.fspath(part) for part in command], check=True, timeout=30)
-
-    def fetch(self, **more: str) -> str:
-        """The log of the fetch container, which must succeed."""
-        done = subprocess.run(
-            [sys.executable, "-m", "datamount.pod", "fetch"],
-            env=self.environment | more,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout.decode()
-
-    def sidecar(self) -> subprocess.Popen[bytes]:
-        with (self.folder / "sidecar.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "datamount.pod", "sidecar"],
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.processes.append(process)
-        return process
-
-    def ready(self) -> int:
-        command = [sys.executable, "-m", "datamount.pod", "ready"]
-        return subprocess.run(command, env=self.environment, timeout=20, check=False).returncode
-
-    def status(self) -> Any:
-        return json.loads((self.run / names.STATUS_FILE).read_bytes())
-
-    def notes(self) -> str:
-        file = self.run / "notes.json"
-        return "\n".join(json.loads(file.read_bytes())) if file.exists() else ""
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """What the sidecar's API answers."""
-        place = json.loads((self.run / names.SIDECAR_FILE).read_bytes())
-        request = urllib.request.Request(
-            f"{place['url']}/api/v1/{path}",
-            method=method,
-            data=json.dumps(body).encode() if body is not None else None,
-            headers={"Authorization": f"Bearer {place['token']}", "Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-
-    def kill(self) -> None:
-        for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def make_image(folder: Path, manifest: Any) -> Path:
-    """The home folder of a course's image."""
-    home = folder / "image" / "jovyan"
-    home.mkdir(parents=True)
-    (home / "binder").mkdir()
-    (home / "binder" / names.MANIFEST).write_text(manifest if isinstance(manifest, str) else yaml.safe_dump(manifest))
-    (home / "lesson.txt").write_text("one\n")
-    (home / ".hidden").write_text("kept\n")
-    return home
-
-
-@pytest.fixture
-def pods(tmp_path: Path) -> Iterator[Callable[..., Pod]]:
-    made: list[Pod] = []
-
-    def make(manifest: Any, more: Mapping[str, str] = {}, **options: Any) -> Pod:
-        folder = tmp_path / f"pod{len(made)}"
-        chosen = InjectSettings.model_validate({"fetch_seconds": 20} | options)
-        pod = Pod(folder, make_image(folder, manifest), chosen, more)
-        made.append(pod)
-        pod.seed()
-        return pod
-
-    yield make
-    for pod in made:
-        pod.kill()
+from tests.pod_processes import Pod, wait_for
 
 
 def s3_manifest(s3: servers.S3Server) -> Any:
@@ -279,7 +134,7 @@ def test_slow_data_goes_on_beside_the_notebook(s3: servers.S3Server, pods: Calla
         source = {"url": "s3://public-data/slow/", "endpoint_url": proxy.url, "anonymous": True}
         pod = pods({"version": 1, "datasets": {"slow": {"s3": source}}}, fetch_seconds=1)
         assert "still coming" in pod.fetch()
-        assert pod.status()["datasets"]["slow"]["state"] == "fetching"
+        assert pod.status()["datasets"]["slow"]["state"] in ("pending", "fetching")
         pod.sidecar()
         wait_for(lambda: pod.status()["datasets"]["slow"]["state"] == "ready")
     assert (pod.data / "slow" / "a.bin").read_bytes() == content

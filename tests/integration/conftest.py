@@ -1,0 +1,29 @@
+"""Fixtures of the integration tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datamount.inject import InjectSettings
+from tests.pod_processes import Pod, make_image
+
+
+@pytest.fixture
+def pods(tmp_path: Path) -> Iterator[Callable[..., Pod]]:
+    made: list[Pod] = []
+
+    def make(manifest: Any, more: Mapping[str, str] = {}, **options: Any) -> Pod:
+        folder = tmp_path / f"pod{len(made)}"
+        chosen = InjectSettings.model_validate({"fetch_seconds": 20} | options)
+        pod = Pod(folder, make_image(folder, manifest), chosen, more)
+        made.append(pod)
+        pod.seed()
+        return pod
+
+    yield make
+    for pod in made:
+        pod.kill()

@@ -1,0 +1,187 @@
+"""The KubeSpawner hook on KubeSpawner's own pods, and the stop that saves first on a real Jupyter server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from datamount import names
+from datamount.inject import InjectSettings, inject
+from tests import servers
+from tests.pod_processes import Pod, wait_for
+
+pytest.importorskip("kubespawner", reason="pip install jupyterhub-kubespawner")
+
+SPAWNER = SimpleNamespace(log=logging.getLogger("test-spawner"))
+OPTIONS = InjectSettings(controller_url="https://datamount-controller.datamount.svc")
+
+
+def serialise(pod: Any) -> Any:
+    """What KubeSpawner's client would send to the API server."""
+    from kubernetes_asyncio.client import ApiClient
+
+    async def run() -> Any:
+        async with ApiClient() as client:
+            return client.sanitize_for_serialization(pod)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", ["z2jh_pod", "binderhub_pod"])
+def test_a_model_becomes_an_injected_model(name: str) -> None:
+    """A V1Pod comes back as one: what is sent to the API server is what inject makes of what would have been sent;
+    the argument is as it was, and containers are still models that another hook can change."""
+    from datamount.kubespawner import make_hook
+    from tests.unit import kubespawner_pods
+
+    pod = getattr(kubespawner_pods, name)()
+    before = serialise(pod)
+    changed = make_hook(OPTIONS)(SPAWNER, pod)
+    assert serialise(changed) == inject(before, OPTIONS)
+    assert serialise(pod) == before
+    assert type(changed) is type(pod)
+    assert changed.metadata.name == pod.metadata.name
+    assert [container.name for container in changed.spec.init_containers][-1] == names.SIDECAR_CONTAINER
+    assert "datamount-fetch" in changed.to_str()
+
+
+def test_a_second_hook_changes_nothing() -> None:
+    """A pod that is injected already is returned as it is."""
+    from datamount.kubespawner import make_hook
+    from tests.unit.kubespawner_pods import binderhub_pod
+
+    hook = make_hook(OPTIONS)
+    once = hook(SPAWNER, binderhub_pod())
+    assert hook(SPAWNER, once) is once
+
+
+def test_a_dict_stays_a_dict() -> None:
+    """Older and newer KubeSpawners may hand a plain pod."""
+    from datamount.kubespawner import make_hook
+    from tests.unit.kubespawner_pods import binderhub_pod
+
+    plain = serialise(binderhub_pod())
+    assert make_hook(OPTIONS)(SPAWNER, plain) == inject(plain, OPTIONS)
+
+
+def test_the_settings_file_is_named_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`modify_pod_hook` reads the file that DATAMOUNT_INJECT_SETTINGS names; without it the defaults count."""
+    from datamount.kubespawner import SETTINGS_VARIABLE, modify_pod_hook
+    from tests.unit.kubespawner_pods import binderhub_pod
+
+    assert modify_pod_hook(SPAWNER, binderhub_pod()).spec.init_containers[-1].image == InjectSettings().image
+    file = tmp_path / "inject.yaml"
+    file.write_text(yaml.safe_dump({"image": "mine:1"}))
+    monkeypatch.setenv(SETTINGS_VARIABLE, str(file))
+    assert modify_pod_hook(SPAWNER, binderhub_pod()).spec.init_containers[-1].image == "mine:1"
+
+
+@pytest.mark.parametrize("pod", [None, 3, "x", SimpleNamespace(spec=None), {"spec": 1}])
+def test_no_fault_of_ours_keeps_a_server_from_starting(tmp_path: Path, pod: Any) -> None:
+    """Settings that cannot be read, or a pod of no known kind: the pod is returned as it was, with a word in the
+    log."""
+    from datamount.kubespawner import make_hook
+    from tests.unit.kubespawner_pods import binderhub_pod
+
+    assert make_hook(OPTIONS)(SPAWNER, pod) is pod
+    known = binderhub_pod()
+    assert make_hook(tmp_path / "none.yaml")(SPAWNER, known) is known
+
+
+class Recorder:
+    """What stands below the mixin: the spawner's own stop, which here only notes that it was called."""
+
+    stopped: Any = None
+
+    async def stop(self, now: bool = False) -> None:
+        self.stopped = now
+
+
+def make_spawner(url: str | None, token: str = "secret", **traits: Any) -> Any:
+    from traitlets import HasTraits
+
+    from datamount.kubespawner import SavingSpawnerMixin
+
+    class Spawner(SavingSpawnerMixin, Recorder, HasTraits):
+        log = logging.getLogger("test-spawner")
+        _log_name = "ada"
+
+    spawner = Spawner(**traits)
+    spawner.server = SimpleNamespace(url=url) if url else None
+    spawner.api_token = token
+    return spawner
+
+
+def test_stop_saves_first(tmp_path: Path, pods: Callable[..., Pod]) -> None:
+    """A stop through the mixin has what was just written saved before the spawner's own stop, through the user's own
+    Jupyter server."""
+    pod = pods("version: 1\n", store=(tmp_path / "store").as_uri())
+    pod.fetch()
+    pod.sidecar()
+    pod.ready()
+    port = servers.free_port()
+    jupyter = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "jupyter_server", "--no-browser", f"--ServerApp.port={port}", "--allow-root"),
+            *("--ServerApp.base_url=/user/ada/", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={pod.home}"),
+        ],
+        env=os.environ
+        | {names.JUPYTER_CONFIG_PATH: str(pod.jupyter), names.ENV_RUN: str(pod.run), "JUPYTER_TOKEN": "secret"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    pod.processes.append(jupyter)
+    url = f"http://127.0.0.1:{port}/user/ada/"
+    wait_for(lambda: servers._answers(f"{url}api/status?token=secret") == 200)
+    (pod.home / "last.txt").write_text("just written\n")
+    spawner = make_spawner(url)
+    asyncio.run(spawner.stop())
+    assert spawner.stopped is False
+    pod.kill()
+    versions = list((tmp_path / "store").rglob("versions/*.json"))
+    assert any("last.txt" in version.read_text() for version in versions)
+
+
+def test_the_mixin_stands_before_kubespawner() -> None:
+    """Mixed into the real KubeSpawner, its stop comes first and its setting can be configured."""
+    from kubespawner import KubeSpawner
+
+    from datamount.kubespawner import SavingSpawnerMixin
+
+    class Spawner(SavingSpawnerMixin, KubeSpawner):
+        pass
+
+    assert Spawner.stop is SavingSpawnerMixin.stop
+    assert Spawner.__mro__.index(SavingSpawnerMixin) < Spawner.__mro__.index(KubeSpawner)
+    assert Spawner.class_traits(config=True)["save_timeout"].default_value == 5.0
+
+
+@pytest.mark.parametrize(
+    "spawner",
+    [
+        lambda: make_spawner(None),
+        lambda: make_spawner(f"http://127.0.0.1:{servers.free_port()}/"),
+        lambda: make_spawner("http://192.0.2.1:8888/", save_timeout=0.3),
+        lambda: make_spawner("not a url"),
+        lambda: make_spawner("http://127.0.0.1:9/", save_timeout=0.0),
+    ],
+    ids=["no server", "refused", "silent", "nonsense", "switched off"],
+)
+def test_stop_stops_whatever_happens(spawner: Callable[[], Any]) -> None:
+    """A server that is gone, silent or foreign is stopped all the same; `now` is passed on."""
+    made = spawner()
+    asyncio.run(made.stop())
+    assert made.stopped is False
+    asyncio.run(made.stop(now=True))
+    assert made.stopped is True
