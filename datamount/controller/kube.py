@@ -170,7 +170,14 @@ class Kube:
                 {"op": "add", "path": f"/webhooks/{number}/clientConfig/caBundle", "value": encoded}
                 for number in range(len(hooks))
             ]
-            self._admission.patch_mutating_webhook_configuration(webhook, patch, **_raw())
+            try:
+                self._admission.patch_mutating_webhook_configuration(webhook, patch, **_raw())
+            except ApiException as error:
+                if error.status == 422:  # how a `test` that does not hold is answered
+                    raise Conflict(
+                        f'the caBundle of "{webhook}" was changed by someone else.', transient=True
+                    ) from None
+                raise
 
 
 def _raw() -> dict[str, Any]:
