@@ -50,7 +50,9 @@ def align(one: Sequence[Cell], other: Sequence[Cell]) -> dict[int, int]:
     right = [j for j in range(len(other)) if j not in taken]
     if left and right and len(left) * len(right) <= PAIRS_LIMIT:
         for i, j in _alike([one[i] for i in left], [other[j] for j in right]):
-            found[left[i]] = right[j]
+            # A cell that is merely similar did not move too.
+            if not any((left[i] - x) * (right[j] - y) < 0 for x, y in found.items()):
+                found[left[i]] = right[j]
     return found
 
 
