@@ -7,7 +7,9 @@ import logging
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 
+from datamount.controller import store
 from datamount.controller.app import Controller, create_app
 from datamount.controller.audit import Audit
 from datamount.controller.auth import Authenticator
@@ -44,6 +46,8 @@ def controller(settings: Settings, kube: Kube) -> Controller:
         Leases(policy, audit, metrics),
         ProgressEvents(kube, settings.events, metrics),
     )
+    if settings.store is not None:
+        made.extend.append(store.routes(settings.store))
     made.start += [policy.start, reaper.start]
     made.stop += [policy.stop, reaper.stop]
     return made
@@ -59,11 +63,19 @@ def serve(settings: Settings, kube: Kube) -> None:
     if served is not None:
         made.start.append(served.start)
         made.stop.append(served.stop)
-    app = create_app(made)
+    config = server_config(create_app(made), served, host=settings.host, port=settings.port)
+    log.info("controller: listening on %s:%d, sessions in %s", settings.host, settings.port, settings.namespaces)
+    asyncio.run(uvicorn.Server(config).serve())
+
+
+def server_config(app: FastAPI, served: Served | None, *, host: str, port: int) -> uvicorn.Config:
+    """How the application is served: TLS from `served`, no access log, connections kept for the API server."""
+    # Leases run in threads beside the event loop; with Python's 5 ms each would hold up every admission so long.
+    sys.setswitchinterval(0.0005)
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
+        host=host,
+        port=port,
         access_log=False,  # it would hold clients' addresses, and lease ids
         log_config=None,
         server_header=False,
@@ -74,8 +86,7 @@ def serve(settings: Settings, kube: Kube) -> None:
     config.load()
     if served is not None:
         config.ssl = served.context
-    log.info("controller: listening on %s:%d, sessions in %s", settings.host, settings.port, settings.namespaces)
-    asyncio.run(uvicorn.Server(config).serve())
+    return config
 
 
 def _served(settings: Settings, kube: Kube) -> Served | None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from datamount.controller.store_settings import StoreSettings
 from datamount.errors import UsageError
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -81,7 +82,7 @@ class Settings(_Model):
     limits: dict[str, Any] = Field(
         default_factory=dict, description="What a session is told about its limits, under `limits` of /v1/session."
     )
-    store: dict[str, Any] | None = Field(None, description="The store gateway's settings; no saves without them.")
+    store: StoreSettings | None = Field(None, description="The store gateway's settings; no saves without them.")
 
 
 def load(path: Path) -> Settings:

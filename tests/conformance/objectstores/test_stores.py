@@ -1,4 +1,4 @@
-"""What every object store must do, over a folder and over two real S3 servers.
+"""What every object store must do, over a folder, two real S3 servers, and the gateway of a controller to one.
 
 A new store joins by a fixture in `STORES` that yields an empty one.
 """
@@ -16,10 +16,11 @@ import pytest
 
 from datamount.errors import Conflict, NotFound, UsageError
 from datamount.objectstore import ObjectStore, open_store
+from tests import gateway
 from tests.servers import running
 from tests.versity import VersityServer
 
-STORES = ["folder", "s3", pytest.param("versity", marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+STORES = ["folder", "s3", "gateway", pytest.param("versity", marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 
 
 @pytest.fixture(scope="session")
@@ -29,14 +30,20 @@ def versity() -> Iterator[VersityServer]:
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     if request.param == "folder":
-        return open_store((tmp_path / "a store").as_uri())
+        yield open_store((tmp_path / "a store").as_uri())
+        return
+    if request.param == "gateway":
+        s3 = request.getfixturevalue("s3")
+        with gateway.running_gateway(tmp_path, s3, monkeypatch, append_only=False) as site:
+            yield gateway.Below(gateway.open_workspace(site.client()).store, "blobs")
+        return
     s3 = request.getfixturevalue(request.param)
     admin = s3.identities["admin"]
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", admin.access_key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", admin.secret_access_key)
-    return open_store(f"s3://{s3.make_bucket()}/some/prefix", s3.endpoint_url)
+    yield open_store(f"s3://{s3.make_bucket()}/some/prefix", s3.endpoint_url)
 
 
 def keys(store: ObjectStore, prefix: str = "") -> list[str]:

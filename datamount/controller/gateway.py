@@ -1,0 +1,411 @@
+"""The store gateway: sessions keep their work in the operator's bucket and hold no key to it.
+
+Bytes go straight between a session and the bucket, by presigned URLs that are asked for in batches (as Git LFS does);
+the gateway sees names and sizes. It writes only version objects itself: the commit, which it makes when everything
+that the version names is in the bucket. Keys on the wire are relative to the workspace, and which workspace that is
+follows from the pod's token (and the work key, on an anonymous hub): a session cannot name another one's.
+
+Nothing is remembered that another replica would need. A URL that was signed stays valid for its few minutes, also
+when its pod is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from datamount import standalone
+from datamount.controller.audit import Audit
+from datamount.controller.identity import (
+    PodSession,
+    Whose,
+    anonymous_owner,
+    course_identity,
+    key_hash,
+    new_work_key,
+    owner_of,
+)
+from datamount.controller.metrics import Metrics
+from datamount.controller.presign import Presigner
+from datamount.controller.quota import Quota
+from datamount.controller.store_settings import StoreSettings
+from datamount.errors import Conflict, DatamountError, NotFound, Refused, UsageError, VerificationFailed
+from datamount.objectstore import ObjectInfo, ObjectStore, check_key
+from datamount.snapshots import Workspace
+from datamount.stores.s3 import S3Store
+from datamount.versionfile import HEADER_BYTES, Version, load, load_header
+
+BATCH = 500
+PAGE = 500
+REMEMBERED_KEYS = 8192
+REMEMBERED_READERS = 4096
+RESTORE_SECONDS = 60.0
+MAX_PUT = 5 << 30
+"""Bytes; what S3 takes in one request."""
+WRITE_HEADER = "x-amz-meta-datamount-write"
+_CONTENT = re.compile(r"(blobs|bundles|base)/[0-9a-f]{64}(\.[0-9a-f]{12})?(\.zst|\.zip)?")
+_VERSION = re.compile(r"versions/(\d{8,12}-[0-9a-f]{8,64})\.json")
+_READABLE = ("versions", "blobs", "bundles", "base")
+_WRITABLE = ("blobs", "bundles", "base")
+Method = Literal["GET", "HEAD", "PUT", "CREATE", "PART", "COMPLETE", "ABORT"]
+_HTTP = {"CREATE": "POST", "PART": "PUT", "COMPLETE": "POST", "ABORT": "DELETE"}
+
+
+class Operation(BaseModel):
+    """One request that a session wants to make. `size` in bytes and `md5` (base64) are of the body it will send."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Method
+    key: Annotated[str, Field(min_length=1, max_length=1024)]
+    size: Annotated[int, Field(ge=0, le=MAX_PUT)] | None = None
+    md5: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{22}==$")] | None = None
+    if_absent: bool = False
+    write: Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")] | None = None
+    """Stands in the object's metadata, so that a writer whose answer was lost knows its own object again."""
+    upload: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    part: Annotated[int, Field(ge=1, le=10_000)] | None = None
+
+
+class Batch(BaseModel):
+    """Up to 500 operations; refused as a whole when one of them is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    operations: list[Operation] = Field(min_length=1, max_length=BATCH)
+
+
+class Signed(BaseModel):
+    """A request that may be made as it stands: with exactly these headers, until the batch's `seconds` are over."""
+
+    method: str
+    url: str
+    headers: dict[str, str] = {}
+
+
+class Committed(BaseModel):
+    """A version that is durable."""
+
+    version: str
+    used: int = Field(description="Bytes in the workspace now.")
+    quota: int
+
+
+class Gateway:
+    """Workspaces of sessions in one bucket. Every decision about one is audited and counted."""
+
+    def __init__(self, settings: StoreSettings, audit: Audit, metrics: Metrics, *, home_namespace: str) -> None:
+        self.settings = settings
+        self._signer = Presigner(settings)
+        self.store: ObjectStore = S3Store(
+            self._signer.bucket, self._signer.prefix, endpoint_url=settings.endpoint_url, region=settings.region
+        )
+        self.audit = audit
+        self._metrics = metrics
+        self._home_namespace = home_namespace
+        self._quota = Quota(settings.quota, self._measure)
+        self._keys: OrderedDict[str, None] = OrderedDict()
+        self._readers: OrderedDict[str, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    # --- Whose -----------------------------------------------------------------------------------------------------
+
+    def whose(self, session: PodSession, work_key: SecretStr | None) -> Whose:
+        """The workspace of a session. Refused, audited, for a key that no save has made."""
+        course = course_identity(session.image, session.repo_url, self.settings.image_prefix)
+        try:
+            if not self.settings.anonymous:
+                return Whose(owner_of(session, home_namespace=self._home_namespace), course, by_key=False)
+            if work_key is None:
+                return Whose("", course, by_key=True)
+            digest = key_hash(work_key.get_secret_value())
+            self._check_key_exists(digest)
+        except Refused as error:
+            self.refuse(session, "workspace", error)
+            raise
+        return Whose(anonymous_owner(digest), course, by_key=True)
+
+    def workspace(self, session: PodSession, work_key: SecretStr | None) -> Workspace:
+        """The same, opened. Refused for an anonymous session that has no key yet."""
+        whose = self.whose(session, work_key)
+        if not whose.owner:
+            error = Refused("nothing was saved in this session yet, so it has no work.", hint="Save first.", who="you")
+            self.refuse(session, "workspace", error)
+            raise error
+        return Workspace(self.store, whose.owner, whose.course)
+
+    def new_key(self, session: PodSession) -> str:
+        """A work key for an anonymous session: told this once, and kept as a hash."""
+        if not self.settings.anonymous:
+            raise UsageError("this hub has users: work belongs to them and needs no key.", who="you")
+        course = course_identity(session.image, session.repo_url, self.settings.image_prefix)
+        key = new_work_key()
+        digest = key_hash(key)
+        self.store.put(_key_marker(digest), json.dumps({"course": course, "created": _now()}).encode())
+        self._remember_key(digest)
+        self.audit.write("work-key", session, course=course, key=digest[:12])
+        return key
+
+    def _check_key_exists(self, digest: str) -> None:
+        with self._lock:
+            if digest in self._keys:
+                return
+        try:
+            self.store.get(_key_marker(digest))
+        except NotFound:
+            raise Refused(
+                "no work is kept under this key.", hint="Copy the whole key or link, and check the hub.", who="you"
+            ) from None
+        self._remember_key(digest)
+
+    def _remember_key(self, digest: str) -> None:
+        with self._lock:
+            self._keys[digest] = None
+            while len(self._keys) > REMEMBERED_KEYS:
+                self._keys.popitem(last=False)
+
+    # --- Objects ---------------------------------------------------------------------------------------------------
+
+    def sign(self, session: PodSession, workspace: Workspace, operations: Sequence[Operation]) -> list[Signed]:
+        """URLs for these operations, all of them or none."""
+        try:
+            for operation in operations:
+                self._check(operation)
+            self._quota.grant(workspace.prefix, sum(o.size or 0 for o in operations if o.method in ("PUT", "PART")))
+        except (Refused, UsageError) as error:
+            self.refuse(session, "batch", error, keys=[o.key for o in operations[:3]])
+            raise
+        read = [o for o in operations if o.method == "GET" and not o.key.startswith("versions/")]
+        if read and self._first_in_a_while(session.uid):
+            self.audit.write("restore", session, workspace=workspace.prefix, first=read[0].key)
+        return [self._signed(workspace.prefix, operation) for operation in operations]
+
+    def _first_in_a_while(self, uid: str) -> bool:
+        """Whether this pod read nothing in the last minute: a restore is many batches, and one audit line."""
+        now = time.monotonic()
+        with self._lock:
+            last = self._readers.get(uid, 0.0)
+            self._readers[uid] = now
+            self._readers.move_to_end(uid)
+            while len(self._readers) > REMEMBERED_READERS:
+                self._readers.popitem(last=False)
+        return now - last > RESTORE_SECONDS or not last
+
+    def _signed(self, prefix: str, operation: Operation) -> Signed:
+        headers, query = {}, {}
+        if operation.method in ("PUT", "PART"):
+            headers = {"Content-Length": str(operation.size), "Content-MD5": operation.md5 or ""}
+        if operation.method in ("PUT", "COMPLETE") and (self.settings.append_only or operation.if_absent):
+            headers["If-None-Match"] = "*"
+        if operation.method in ("PUT", "CREATE") and operation.write:
+            headers[WRITE_HEADER] = operation.write
+        if operation.method == "CREATE":
+            query = {"uploads": ""}
+        elif operation.method == "PART":
+            query = {"partNumber": str(operation.part), "uploadId": operation.upload or ""}
+        elif operation.method in ("COMPLETE", "ABORT"):
+            query = {"uploadId": operation.upload or ""}
+        method = _HTTP.get(operation.method, operation.method)
+        url = self._signer.url(method, prefix + operation.key, headers=headers, query=query)
+        return Signed(method=method, url=url, headers=headers)
+
+    def _check(self, operation: Operation) -> None:
+        part = check_key(operation.key).partition("/")[0]
+        reading = operation.method in ("GET", "HEAD")
+        if part not in (_READABLE if reading else _WRITABLE) or "/" not in operation.key:
+            raise Refused(
+                f'a session may not {"read" if reading else "write"} "{operation.key}" in its workspace.',
+                hint="Versions are written by a commit." if part == "versions" else "",
+                who="the developers of datamount",
+            )
+        if self.settings.append_only and not reading and not _CONTENT.fullmatch(operation.key):
+            raise Refused(f'"{operation.key}" is not named by its digest.', who="the developers of datamount")
+        if operation.method in ("PUT", "PART") and (operation.size is None or operation.md5 is None):
+            raise UsageError(f"{operation.method} needs `size` and `md5`.")
+        if operation.method in ("PART", "COMPLETE", "ABORT") and operation.upload is None:
+            raise UsageError(f"{operation.method} needs `upload`.")
+        if operation.method == "PART" and operation.part is None:
+            raise UsageError("PART needs `part`.")
+
+    def list(self, workspace: Workspace, prefix: str) -> Iterator[bytes]:
+        """The objects below a prefix as lines of JSON, [key, size, modified] each; {"end": COUNT} closes a list that is
+        whole. Memory stays at some hundred lines."""
+        check_key(prefix.rstrip("/") or "a")
+        cut = len(workspace.prefix)
+        lines: list[str] = []
+        count = 0
+        for found in self.store.list(workspace.prefix + prefix):
+            lines.append(json.dumps([found.key[cut:], found.size, found.modified]))
+            count += 1
+            if len(lines) >= PAGE:
+                yield ("\n".join(lines) + "\n").encode()
+                lines.clear()
+        lines.append(json.dumps({"end": count}))
+        yield ("\n".join(lines) + "\n").encode()
+
+    def delete(self, session: PodSession, workspace: Workspace, key: str) -> None:
+        """Remove an autosave that nobody named or shared; where the store is not append-only, any object."""
+        check_key(key)
+        version = _VERSION.fullmatch(key)
+        try:
+            if self.settings.append_only:
+                if not version:
+                    raise Refused("a session may not remove what it stored.", who="the hub's operator")
+                info = load_header(self.store.get(workspace.prefix + key, 0, HEADER_BYTES))
+                if info is None or info.reason != "auto" or info.message or info.id in workspace.shared():
+                    raise Refused(f"version {version[1]} is not an autosave that may go.", who="the hub's operator")
+            elif key.partition("/")[0] not in _READABLE:
+                raise Refused("a session may not remove this.", who="the hub's operator")
+        except NotFound:
+            return
+        except Refused as error:
+            self.refuse(session, "delete", error, keys=[key])
+            raise
+        self.store.delete(workspace.prefix + key)
+        if version:
+            self.audit.write("thin", session, workspace=workspace.prefix, version=version[1])
+
+    # --- Versions --------------------------------------------------------------------------------------------------
+
+    def commit(self, session: PodSession, workspace: Workspace, key: str, body: bytes) -> Committed:
+        """Write a version object, once everything that it names is in the bucket. Writing the same one again is no
+        error; Conflict for another one of the same name."""
+        try:
+            version = self._version(key, body)
+            listed = {o.key.removeprefix(workspace.prefix): o for o in self.store.list(workspace.prefix)}
+            self._check_complete(workspace, version, listed)
+            used = sum(o.size for o in listed.values())
+            self._quota.check(used, 0 if key in listed else len(body))
+        except (Refused, UsageError, VerificationFailed) as error:
+            self._metrics.saves.labels("refused").inc()
+            self.refuse(session, "commit", error, keys=[key])
+            raise
+        try:
+            self.store.put(workspace.prefix + key, body, if_absent=True)
+        except Conflict:
+            if self.store.get(workspace.prefix + key) != body:
+                raise
+        self._quota.learn(workspace.prefix, used + len(body))
+        self._note(session, workspace, version, listed, len(body))
+        return Committed(version=version.info.id, used=used + len(body), quota=self.settings.quota)
+
+    def _version(self, key: str, body: bytes) -> Version:
+        found = _VERSION.fullmatch(key)
+        if not found:
+            raise UsageError(f'"{key}" is not the key of a version.', who="the developers of datamount")
+        version = load(body)
+        if version.info.id != found[1]:
+            raise UsageError("the version's id is not that of its key.", who="the developers of datamount")
+        return version
+
+    def _check_complete(self, workspace: Workspace, version: Version, listed: dict[str, ObjectInfo]) -> None:
+        """Every object that the version names is there and long enough. A list may be stale, so what it does not show
+        is asked for by name."""
+        ends: dict[str, int] = {}
+        for entry in version.entries:
+            if entry.location:
+                place = entry.location
+                if place.object.partition("/")[0] not in ("blobs", "bundles") or min(place.offset, place.length) < 0:
+                    raise UsageError(f'the version names "{place.object}", which holds no files.')
+                ends[check_key(place.object)] = max(ends.get(place.object, 0), place.offset + place.length)
+            if entry.base_stored:
+                ends.setdefault(check_key(f"base/{entry.base}.zst"), 0)
+        for key, end in ends.items():
+            size = listed[key].size if key in listed else self._size(workspace.prefix + key)
+            if size is None or size < end:
+                what = "is not in the store" if size is None else f"has {size} bytes of {end}"
+                raise Incomplete(
+                    f"version {version.info.id} is not complete: {key} {what}. It was not committed.",
+                    hint="Save again; what was saved before is safe.",
+                    who="you",
+                )
+
+    def _size(self, key: str) -> int | None:
+        for found in self.store.list(key):
+            if found.key == key:
+                return found.size
+        return None
+
+    def _note(
+        self, session: PodSession, workspace: Workspace, version: Version, listed: dict[str, ObjectInfo], size: int
+    ) -> None:
+        info = version.info
+        self._metrics.saves.labels("committed").inc()
+        self._metrics.save_bytes.inc(size)
+        earlier = [o.modified for key, o in listed.items() if _VERSION.fullmatch(key)]
+        if earlier:
+            self._metrics.save_age.observe(max(time.time() - max(earlier), 0))
+        else:
+            # Beside the workspaces, for the day when nobody has datamount. Not part of what was promised.
+            with suppress(DatamountError):
+                self.store.put("restore.py", Path(standalone.__file__).read_bytes(), if_absent=True)
+        self.audit.write(
+            "save",
+            session,
+            workspace=workspace.prefix,
+            version=info.id,
+            reason=info.reason,
+            files=info.files,
+            bytes=info.bytes,
+        )
+
+    # --- Common ----------------------------------------------------------------------------------------------------
+
+    def about(self, session: PodSession, work_key: SecretStr | None) -> dict[str, Any]:
+        """What a session needs to know before it saves."""
+        whose = self.whose(session, work_key)
+        return {
+            "owner": "work-key" if whose.by_key else "user",
+            "user": "" if whose.by_key else whose.owner,
+            "course": whose.course,
+            "has_workspace": bool(whose.owner),
+            "quota": int(self.settings.quota),
+            "append_only": self.settings.append_only,
+            "url_seconds": self.settings.url_seconds,
+        }
+
+    def resume(self, session: PodSession, work_key: SecretStr | None) -> dict[str, Any]:
+        """What is kept under a work key for the course of this session, and the course that the key was made in."""
+        if work_key is None:
+            raise UsageError("there is no key to resume with.", hint="Paste the key or link that you kept.", who="you")
+        workspace = self.workspace(session, work_key)
+        made_for = ""
+        with suppress(ValueError, KeyError, NotFound):
+            marker = json.loads(self.store.get(_key_marker(key_hash(work_key.get_secret_value()))))
+            made_for = str(marker["course"])
+        ids = workspace.ids()
+        self.audit.write("resume", session, workspace=workspace.prefix, versions=len(ids))
+        return {"course": workspace.course, "made_for": made_for, "versions": len(ids)}
+
+    def refuse(self, session: PodSession | None, what: str, error: DatamountError, **fields: Any) -> None:
+        """Audit and count a refusal."""
+        self._metrics.refusals.labels(f"store {what}").inc()
+        self.audit.write("refused", session, what=what, reason=error.problem_type(), detail=error.message, **fields)
+
+    def _measure(self, prefix: str) -> int:
+        return sum(o.size for o in self.store.list(prefix))
+
+
+class Incomplete(UsageError):
+    """A version that names what is not there."""
+
+    http_status = 409
+    title = "The version is not complete"
+
+
+def _key_marker(digest: str) -> str:
+    return f"work-keys/{digest}.json"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
