@@ -138,6 +138,8 @@ class Packer:
 
     def _prepare(self, path: str, patience: Patience) -> _Prepared:
         reading = read_file(self.root, path, SMALL, patience)
+        if reading.size > SMALL:  # a notebook, which was parsed; it is read again when it goes up
+            reading = replace(reading, data=None)
         if reading.data is None or self._has(path, reading.sha256):
             return _Prepared(reading)
         squeezed = zstandard.ZstdCompressor(level=_LEVEL).compress(reading.data)
@@ -184,6 +186,13 @@ class Packer:
                 reading = read_file(self.root, path, 0, patience)
                 if self._has(path, reading.sha256):
                     return reading
+                if reading.data is not None:
+                    # A notebook, whole in memory: these very bytes were parsed.
+                    with tempfile.NamedTemporaryFile(prefix="datamount-") as copy:
+                        copy.write(reading.data)
+                        copy.flush()
+                        self._put_large(Path(copy.name), reading.sha256)
+                    return replace(reading, data=None)
             else:
                 return reading
         with tempfile.NamedTemporaryFile(prefix="datamount-") as copy:

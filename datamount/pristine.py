@@ -74,7 +74,7 @@ def record(folder: Path, state_dir: Path) -> Pristine:
         with suppress(OSError):
             reading = read_file(folder, entry.path, min(limit, left), Patience(0))
             files[entry.path], sizes[entry.path] = reading.sha256, reading.size
-            if reading.data is not None and not (copies / reading.sha256).exists():
+            if reading.data is not None and reading.size <= min(limit, left) and not (copies / reading.sha256).exists():
                 write_atomic(copies / reading.sha256, reading.data, st.S_IRUSR | st.S_IWUSR)
                 left -= reading.size
     document = {"format": _FORMAT, "files": {p: [files[p], sizes[p]] for p in sorted(files)}}

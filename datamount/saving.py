@@ -201,6 +201,11 @@ class _Save:
             if packed.reading.warning:
                 self.warnings.append(packed.reading.warning)
         for path, why in packer.unread.items():
+            known = index.files.get(path)
+            if known and known.sha256 in packer.locations:
+                hashes[path], sizes[path] = known.sha256, known.size
+                self.warnings.append(f"{printable(path)} cannot be read ({why}); its content of the last save is kept")
+                continue
             self.skipped.append(Skipped(path, f"cannot be read ({why})"))
             self.warnings.append(f"{printable(path)} cannot be read ({why})")
         for path in index.files.keys() - hashes.keys():

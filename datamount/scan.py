@@ -2,7 +2,8 @@
 
 Jupyter writes in place: it copies the old content to `.~name`, truncates `name`, writes, removes `.~name`
 (jupyter_server `services/contents/fileio.py`). So a file with a `.~name` beside it is waited for, every file is
-looked at again after it was read, and a notebook that does not parse is read again before it is believed.
+looked at again after it was read, and a notebook that does not parse is read again before it is believed. A notebook
+that is torn for longer than one waits is not believed at all: `.~name` holds what it was, else the last save does.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat as st
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -46,6 +49,8 @@ DEFAULT_EXCLUDES: dict[str, tuple[str, ...]] = {
 TORN_WAIT = 2.0
 """Seconds that one save waits in all for files that are being written; then they are stored with a warning."""
 RETRIES = 4
+NOTEBOOK_LIMIT = 64 << 20
+"""Bytes; larger notebooks are not parsed, only looked at before and after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,6 @@ class Excludes:
     def __init__(self, patterns: Sequence[str] = (), *, skip: Sequence[str] = ()) -> None:
         self._own = pathspec.GitIgnoreSpec.from_lines(patterns)
         self._defaults = [(why, pathspec.GitIgnoreSpec.from_lines(lines)) for why, lines in DEFAULT_EXCLUDES.items()]
-        self._all = pathspec.GitIgnoreSpec.from_lines(line for lines in DEFAULT_EXCLUDES.values() for line in lines)
         self._skip = frozenset(skip)
 
     def reason(self, path: str, *, folder: bool) -> str | None:
@@ -91,12 +95,21 @@ class Excludes:
         if path in self._skip:
             return "datamount's own"
         name = f"{path}/" if folder else path
-        own = self._own.check_file(name).include
-        if own is not None:
+        if self._own and (own := self._own.check_file(name).include) is not None:
             return "excluded by the course" if own else None
-        if not self._all.match_file(name):
+        if not _maybe(name):
             return None
         return next((why for why, spec in self._defaults if spec.match_file(name)), None)
+
+
+def _one_pattern() -> re.Pattern[str]:
+    lines = [line for lines in DEFAULT_EXCLUDES.values() for line in lines]
+    found = (pattern.regex for pattern in pathspec.GitIgnoreSpec.from_lines(lines).patterns if pattern.include)
+    return re.compile("|".join(re.sub(r"\?P<\w+>", "?:", regex.pattern) for regex in found if regex))
+
+
+_maybe = _one_pattern().match
+"""Whether any default pattern may match: one pass, where asking each pattern would be most of what a scan costs."""
 
 
 def scan(root: Path, excludes: Excludes) -> Scan:
@@ -185,8 +198,11 @@ def read_file(root: Path, path: str, limit: int, patience: Patience) -> Reading:
     """Read one file whole and stable; `data` is kept up to `limit` bytes. OSError when it cannot be read.
 
     A file that will not hold still within `patience` is returned as last read, with a warning: its hash is always
-    that of the bytes returned, so nothing is ever stored under a wrong digest.
+    that of the bytes returned, so nothing is ever stored under a wrong digest. A notebook caught torn comes with the
+    content before it was written to, or as an OSError: never torn.
     """
+    if path.endswith(".ipynb"):
+        limit = max(limit, NOTEBOOK_LIMIT)
     full = root / path
     beside = full.parent / f".~{full.name}"
     shown = printable(path)
@@ -206,7 +222,22 @@ def read_file(root: Path, path: str, limit: int, patience: Patience) -> Reading:
             return reading
         tries += 1
         if tries > RETRIES or not patience.wait():
-            return replace(reading, read_ns=0, warning=why)
+            held_still = not _moved(reading.stat, after) and reading.stat.st_size == reading.size
+            if reading.data is None or full.suffix != ".ipynb" or _parses(reading.data, torn=not held_still):
+                return replace(reading, read_ns=0, warning=why)
+            if held_still and not _exists(beside):
+                return replace(reading, read_ns=0, warning=why)
+            return _before(beside, reading, limit, shown)
+
+
+def _before(beside: Path, torn: Reading, limit: int, shown: str) -> Reading:
+    """What a torn notebook was before it was written to, as Jupyter keeps it meanwhile."""
+    with suppress(OSError):
+        kept = _read_once(beside, limit)
+        if kept.data and _parses(kept.data):
+            why = f"{shown} was being written all the time; its content before that is saved"
+            return replace(kept, stat=torn.stat, read_ns=0, warning=why)
+    raise OSError(errno.EAGAIN, "it was being written all the time")
 
 
 def _read_once(full: Path, limit: int) -> Reading:
@@ -234,9 +265,9 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _parses(data: bytes) -> bool:
+def _parses(data: bytes, *, torn: bool = False) -> bool:
     if not data.strip():
-        return not data  # Jupyter itself makes new notebooks non-empty; an empty file is what the student has
+        return not (data or torn)  # Jupyter itself makes new notebooks non-empty; an empty file is what the student has
     try:
         return isinstance(json.loads(data), dict)
     except ValueError:
