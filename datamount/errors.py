@@ -169,17 +169,20 @@ class VerificationFailed(DatamountError):
 
 
 def from_problem(document: Mapping[str, Any]) -> DatamountError:
-    """The error that a problem document of our own API stands for; DatamountError where the type is unknown."""
-    kinds: list[type[DatamountError]] = [DatamountError]
-    name = str(document.get("type", "")).rpartition(":")[2]
-    while kinds:
-        kind = kinds.pop()
-        kinds.extend(kind.__subclasses__())
-        if kind.problem_type() == name and kind is not ManifestError:
-            break
-    else:
-        kind = DatamountError
-    return kind(
+    """The error that a problem document of our own API stands for.
+
+    A type that is not known here (an error of the controller's own) is the first in the tree with the same status, so
+    that a refusal stays a refusal; DatamountError where there is none.
+    """
+    every: list[type[DatamountError]] = [DatamountError]
+    for kind in every:
+        every += [inner for inner in kind.__subclasses__() if inner.__module__ == __name__]
+    usable = [kind for kind in every if kind not in (ManifestError, PartlyDelivered)]  # of one status each
+    name, status = str(document.get("type", "")).rpartition(":")[2], document.get("status")
+    named = (kind for kind in every if kind is not ManifestError and kind.problem_type() == name)
+    alike = (kind for kind in usable if kind.http_status == status)
+    chosen = next(named, None) or next(alike, None) or DatamountError
+    return chosen(
         str(document.get("detail", document.get("title", ""))),
         hint=str(document.get("hint", "")),
         who=document.get("who"),

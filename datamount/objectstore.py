@@ -33,8 +33,9 @@ class ObjectInfo:
 class ObjectStore(Protocol):
     """One store, opened at its prefix. Safe to use from several threads."""
 
-    url: str
-    """For messages; never holds a secret."""
+    @property
+    def url(self) -> str:
+        """For messages; never holds a secret."""
 
     def put(self, key: str, body: Body, *, if_absent: bool = False) -> None:
         """Store an object durably. With `if_absent`, Conflict when the key exists (where the store can tell)."""

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from datamount import names
 
 if TYPE_CHECKING:
-    from datamount.credentials import Credentials
     from datamount.handover import Handover
     from datamount.pod_settings import PodSettings
+    from datamount.progress import Progress
     from datamount.snapshots import Workspace
 
 WORK_FACTOR = 2.0
@@ -46,6 +46,8 @@ AGAIN_SECONDS = (30.0, 120.0, 600.0)
 """Pauses before `background` tries again what was not available."""
 COURSE, TRIED, RESTORED, STARTED = "course", "fetch-tries", "restored", "sidecar-started"
 """In the state folder: the manifest's copy, and marks of what was done in this pod."""
+AGAIN = "DATAMOUNT_AGAIN"
+"""Names a dataset for `background` that is there, but needs another credential."""
 KEPT_VARIABLES = ("AWS_CA_BUNDLE",)
 SECRET_FAMILIES = ("AWS_", "AZURE_", "GOOGLE_", "PACH", "PGP", "SSH_")
 """Variables of these families give rights: they are for our own store, and no dataset may use them by being silent."""
@@ -179,7 +181,6 @@ def deliver(settings: PodSettings, handover: Handover, *, background: bool) -> N
     """Fetch the datasets that the start waits for, or (`background`) all that are not there. Writes env and status."""
     from datamount.fetch import fetch as run_fetch
     from datamount.launch import report_fault
-    from datamount.progress import Lines
     from datamount.status import read_status
 
     if handover.fault:
@@ -190,25 +191,37 @@ def deliver(settings: PodSettings, handover: Handover, *, background: bool) -> N
     if background:
         status = read_status(settings.at.run / names.STATUS_FILE)
         ready = {name for name, found in (status.datasets if status else {}).items() if found.state == "ready"}
-        only = [name for name in handover.course.manifest.datasets if name not in ready]
+        again = os.environ.get(AGAIN)
+        only = [name for name in handover.course.manifest.datasets if name not in ready or name == again]
         if not only:
             return
-    run_fetch(
-        handover.course,
-        settings.at.data,
-        settings.at.run,
-        credentials=find_credentials(settings),
-        only=only,
-        background=None if background else False,
-        progress=Lines(sys.stdout),
-    )
+    given, shown = sources(settings, handover)
+    try:
+        run_fetch(
+            handover.course,
+            settings.at.data,
+            settings.at.run,
+            credentials=given,
+            only=only,
+            background=None if background else False,
+            progress=shown,
+        )
+    finally:
+        with suppress(Exception):
+            given.close()
 
 
-def find_credentials(settings: PodSettings) -> Credentials:
-    """Where the datasets' credentials come from in this pod."""
+def sources(settings: PodSettings, handover: Handover) -> tuple[Any, Progress]:
+    """Where the datasets' credentials come from in this pod, and who is told how the fetch goes."""
+    if settings.controller:
+        from datamount.pod_controller import LaunchPage, PodCredentials, open_client
+
+        client = open_client(settings)
+        return PodCredentials(client, handover.course.manifest, settings), LaunchPage(client, sys.stdout)
     from datamount.pod_credentials import OperatorCredentials
+    from datamount.progress import Lines
 
-    return OperatorCredentials(settings.credentials, settings.state / "credentials.yaml")
+    return OperatorCredentials(settings.credentials, settings.state / "credentials.yaml"), Lines(sys.stdout)
 
 
 def open_work(settings: PodSettings, handover: Handover) -> Callable[[], Workspace]:
@@ -220,6 +233,10 @@ def open_work(settings: PodSettings, handover: Handover) -> Callable[[], Workspa
     from datamount.objectstore import open_store
     from datamount.snapshots import Workspace
 
+    if settings.controller:
+        from datamount.pod_controller import open_workspace
+
+        return lambda: open_workspace(settings, handover.course.identity)
     fault: DatamountError = Refused(
         "this hub keeps no work: no store is set up for it.",
         hint="Download what you want to keep.",
@@ -274,7 +291,13 @@ def _tell(settings: PodSettings, home: Any) -> None:
     if home.merge:
         note(settings, f"{home.merge.word()}: {home.merge.summary()}. The panel says more.")
     if home.report:
-        say(f"{len(home.report.restored)} files restored")
+        restored = f"{len(home.report.restored)} files restored"
+        say(restored)
+        if settings.controller:
+            from datamount.pod_controller import open_client
+
+            with suppress(Exception):
+                open_client(settings).tell(state="restored", message=f"Saved work: {restored}")
         for path, why in list(home.report.failed.items())[:10]:
             note(settings, f"{path} could not be brought back: {why}")
 
@@ -397,7 +420,8 @@ def sidecar() -> int:
             settings = read_settings()
             _prepare(settings)
             if child is None:
-                child = _start_background(settings)
+                (settings.at.run / names.SIDECAR_FILE).unlink(missing_ok=True)
+                child = _start_background()
             code = serve(settings)
         except Exception:
             traceback.print_exc()
@@ -448,7 +472,16 @@ def serve(settings: PodSettings) -> int:
     started.touch()
     if handover.uid not in (None, os.getuid()):
         threading.Thread(target=_open_when_listening, args=(settings, handover), daemon=True).start()
-    return run(["--settings", str(file)], lambda _: opened())
+    renewer = None
+    if settings.controller:
+        from datamount.pod_controller import keep_leases
+
+        renewer = keep_leases(settings, lambda dataset: _reap(_start_background(dataset)))
+    try:
+        return run(["--settings", str(file)], lambda _: opened())
+    finally:
+        if renewer:
+            renewer.close()
 
 
 def _open_when_listening(settings: PodSettings, handover: Handover) -> None:
@@ -457,10 +490,15 @@ def _open_when_listening(settings: PodSettings, handover: Handover) -> None:
     open_to_notebook(settings, handover)
 
 
-def _start_background(settings: PodSettings) -> subprocess.Popen[bytes]:
+def _start_background(again: str = "") -> subprocess.Popen[bytes]:
     """Start what is left to fetch, as a process of its own: its memory is free again when it has ended."""
-    (settings.at.run / names.SIDECAR_FILE).unlink(missing_ok=True)
-    return subprocess.Popen([sys.executable, "-m", "datamount.pod", "background"], stdin=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "datamount.pod", "background"]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=os.environ | {AGAIN: again})
+
+
+def _reap(child: subprocess.Popen[bytes]) -> None:
+    """Wait for a child in a thread, so that it leaves no zombie behind: this process is the container's first."""
+    threading.Thread(target=child.wait, name="background", daemon=True).start()
 
 
 def background() -> int:
