@@ -20,6 +20,7 @@ import hashlib
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -303,9 +304,33 @@ def _remove(folder: Path) -> None:
     for arguments in (("pod", "rm", "--all", "--force", "--time", "0"), ("rm", "--all", "--force", "--time", "0")):
         with contextlib.suppress(EngineFailed):
             _podman(folder, *arguments, seconds=60, check=False)
-    for mount in sorted(_mounts(folder), reverse=True):
-        subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True, timeout=30)
-    shutil.rmtree(folder, ignore_errors=True)
+    # conmon's exit command runs on after `rm`, and may mount the storage once more; while it starts it has no name.
+    deadline, quiet = time.monotonic() + 10, 0
+    while folder.exists():
+        left = processes_of(folder)
+        quiet = 0 if left else quiet + 1
+        if quiet < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+            continue
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        for mount in sorted(_mounts(folder), reverse=True):
+            subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True, timeout=30)
+        shutil.rmtree(folder, ignore_errors=True)
+        if time.monotonic() > deadline + 10:
+            raise EngineFailed(f"{folder} cannot be removed")
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes of the engine in this folder: podman and conmon name it, and end when their containers do."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes()
+            if f"{folder}/".encode() in line and Path(os.fsdecode(line.split(b"\0")[0])).name in ("conmon", "podman"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def _mounts(folder: Path) -> Iterator[str]:

@@ -29,19 +29,6 @@ def debian(engine: engines.Engine) -> str:
     return engine.import_rootfs(engines.debian_rootfs(), "debian")
 
 
-def processes_below(folder: Path) -> list[str]:
-    """Command lines that name the engine's folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(folder) in line:
-            found.append(line)
-    return found
-
-
 def test_containers_are_restricted(engine: engines.Engine, debian: str) -> None:
     """A container has the user it is given, no capability, and a root that it cannot write."""
     script = "id -u; grep CapEff /proc/self/status; touch /x /tmp/x || echo refused"
@@ -85,14 +72,14 @@ def test_nothing_is_left(engine: engines.Engine) -> None:
     made: dict[str, engines.Engine] = {}
     exec(SLEEP, made)
     other = made["engine"]
-    assert processes_below(other.folder)
+    assert engines.processes_of(other.folder)
     other.close()
     assert not other.folder.exists()
-    assert processes_below(other.folder) == []
+    assert engines.processes_of(other.folder) == []
     assert str(other.folder) not in Path("/proc/self/mounts").read_text()
     assert engine.folder.exists(), "another engine lives on"
     assert not engine.folder.exists()
-    assert processes_below(engine.folder) == []
+    assert engines.processes_of(engine.folder) == []
     assert str(engine.folder) not in Path("/proc/self/mounts").read_text()
 
 
@@ -102,8 +89,8 @@ def test_next_engine_removes_what_a_killed_one_left(engine: engines.Engine) -> N
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120, check=False)
     folder = Path(killed.stdout.decode().strip())
     assert killed.returncode == -9, killed.stderr.decode()
-    assert processes_below(folder)
+    assert engines.processes_of(folder)
     with engines.Engine():
         assert not folder.exists()
-        assert processes_below(folder) == []
+        assert engines.processes_of(folder) == []
     assert engine.folder.exists()
