@@ -57,10 +57,7 @@ class GatewaySite:
 
 
 def open_workspace(client: ControllerClient, key_file: Path | None = None) -> Workspace:
-    store = GatewayStore(client, "", key_file=key_file)
-    workspace = Workspace(store, "me", "course")
-    store.prefix = workspace.prefix
-    return workspace
+    return Workspace(GatewayStore(client, key_file=key_file), "me", "course")
 
 
 @contextmanager
@@ -107,11 +104,11 @@ def serving(site: Site) -> Iterator[str]:
 class Below:
     """A store of any keys in one folder of a workspace: what the conformance suite needs."""
 
-    def __init__(self, inner: GatewayStore, folder: str) -> None:
-        self.inner, self.url, self._top = inner, inner.url, f"{folder}/"
+    def __init__(self, inner: ObjectStore, top: str) -> None:
+        self.inner, self.url, self._top = inner, inner.url, top
 
     def _key(self, key: str) -> str:
-        return self.inner.prefix + self._top + key
+        return self._top + key
 
     def put(self, key: str, body: Body, *, if_absent: bool = False) -> None:
         self.inner.put(self._key(key), body, if_absent=if_absent)

@@ -309,8 +309,8 @@ class Gateway:
         return version
 
     def _check_complete(self, workspace: Workspace, version: Version, listed: dict[str, ObjectInfo]) -> None:
-        """Every object that the version names is there and long enough. A list may be stale, so what it does not show
-        is asked for by name."""
+        """Every object that the version names is there and long enough. A list may be stale, so it is asked for
+        once more before something counts as missing."""
         ends: dict[str, int] = {}
         for entry in version.entries:
             if entry.location:
@@ -320,8 +320,10 @@ class Gateway:
                 ends[check_key(place.object)] = max(ends.get(place.object, 0), place.offset + place.length)
             if entry.base_stored:
                 ends.setdefault(check_key(f"base/{entry.base}.zst"), 0)
+        if not ends.keys() <= listed.keys():
+            listed = listed | {o.key.removeprefix(workspace.prefix): o for o in self.store.list(workspace.prefix)}
         for key, end in ends.items():
-            size = listed[key].size if key in listed else self._size(workspace.prefix + key)
+            size = listed[key].size if key in listed else None
             if size is None or size < end:
                 what = "is not in the store" if size is None else f"has {size} bytes of {end}"
                 raise Incomplete(
@@ -329,12 +331,6 @@ class Gateway:
                     hint="Save again; what was saved before is safe.",
                     who="you",
                 )
-
-    def _size(self, key: str) -> int | None:
-        for found in self.store.list(key):
-            if found.key == key:
-                return found.size
-        return None
 
     def _note(
         self, session: PodSession, workspace: Workspace, version: Version, listed: dict[str, ObjectInfo], size: int

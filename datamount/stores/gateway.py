@@ -1,8 +1,8 @@
 """A workspace's store through the controller's gateway: no key to the bucket is in the pod.
 
-Keys are `workspaces/<owner>/<course>/…` as everywhere; the first part is taken off on the way, because which workspace
-a session has is the gateway's to say. Threads that want URLs at the same time share one request: whoever comes while
-one is under way goes into the next, so a single thread waits for nobody.
+Keys are `workspaces/<owner>/<course>/…` as everywhere; those three parts are taken off on the way, because which
+workspace a session has is the gateway's to say, whatever names this side uses. Threads that want URLs at the same time
+share one request: whoever comes while one is under way goes into the next, so a single thread waits for nobody.
 """
 
 from __future__ import annotations
@@ -54,14 +54,13 @@ class Signed:
 
 
 class GatewayStore:
-    """One workspace as an object store. `prefix` is what its keys begin with on this side (`Workspace.prefix`).
+    """One workspace as an object store, for `Workspace(GatewayStore(client), owner, course)`.
 
     `key_file` keeps the work key of an anonymous session: made at the first write, or put there by `resume`.
     """
 
-    def __init__(self, client: ControllerClient, prefix: str, *, key_file: Path | None = None) -> None:
+    def __init__(self, client: ControllerClient, *, key_file: Path | None = None) -> None:
         self.client = client
-        self.prefix = prefix
         self.key_file = key_file
         self._direct = Connections("the store of saved work")
         self._signer = _Signer(client)
@@ -120,10 +119,9 @@ class GatewayStore:
         """As every store; a list that was cut short is asked for again before anything of it is given."""
         if not self._has_workspace():
             return
-        if not prefix.startswith(self.prefix):
-            raise Refused(f"a session lists its own workspace only, not {prefix!r}.")
-        path = f"/v1/store/list?prefix={quote(prefix.removeprefix(self.prefix), safe='')}"
-        yield from repeat(lambda: self._list(path), _TRIES)
+        top, inner = _split(prefix)
+        path = f"/v1/store/list?prefix={quote(inner, safe='')}"
+        yield from repeat(lambda: self._list(top, path), _TRIES)
 
     def delete(self, key: str) -> None:
         name = self._name(key)
@@ -301,7 +299,7 @@ class GatewayStore:
                 raise self._error("read", name, answer)
             yield from answer.chunks()
 
-    def _list(self, path: str) -> Sequence[ObjectInfo]:
+    def _list(self, top: str, path: str) -> Sequence[ObjectInfo]:
         found: deque[ObjectInfo] = deque()
         for line in self.client.lines(path):
             entry = json.loads(line)
@@ -309,16 +307,14 @@ class GatewayStore:
                 if entry.get("end") == len(found):
                     return found
                 break
-            found.append(ObjectInfo(self.prefix + entry[0], entry[1], entry[2]))
+            found.append(ObjectInfo(top + entry[0], entry[1], entry[2]))
         raise Lost("the hub's controller ended a list before its end.", transient=True)
 
     def _send(self, signed: Signed, body: bytes | None, headers: Mapping[str, str] | None = None) -> Answer:
         return self._direct.request(signed.method, signed.url, body=body, headers={**signed.headers, **(headers or {})})
 
     def _name(self, key: str) -> str:
-        if not check_key(key).startswith(self.prefix):
-            raise Refused(f"a session uses its own workspace only, not {key!r}.")
-        return key.removeprefix(self.prefix)
+        return _split(check_key(key))[1]
 
     def _missing(self, name: str) -> NotFound:
         return NotFound(f"The store of saved work could not read {name}: there is none.")
@@ -430,6 +426,14 @@ class _Signer:
 def _fail(wishes: Iterable[_Wish], error: BaseException) -> None:
     for wish in wishes:
         wish.error = error
+
+
+def _split(key: str) -> tuple[str, str]:
+    """("workspaces/ada/stat/", "versions/1.json") of a key. Refused for one outside of a workspace."""
+    parts = key.split("/", 3)
+    if len(parts) < 4 or parts[0] != "workspaces":
+        raise Refused(f"a session uses its own workspace only, not {key!r}.")
+    return "/".join(parts[:3]) + "/", parts[3]
 
 
 def _parts(body: Body) -> Iterator[bytes]:

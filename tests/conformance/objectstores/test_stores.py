@@ -37,7 +37,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     if request.param == "gateway":
         s3 = request.getfixturevalue("s3")
         with gateway.running_gateway(tmp_path, s3, monkeypatch, append_only=False) as site:
-            yield gateway.Below(gateway.open_workspace(site.client()).store, "blobs")
+            workspace = site.workspace(site.client())
+            yield gateway.Below(workspace.store, f"{workspace.prefix}blobs/")
         return
     s3 = request.getfixturevalue(request.param)
     admin = s3.identities["admin"]
