@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from datamount import names
 from datamount.controller.audit import Audit
-from datamount.controller.identity import PodSession
+from datamount.controller.identity import PodSession, course_identity
 from datamount.controller.kube import Kube, Object
 from datamount.controller.metrics import Metrics
 from datamount.controller.settings import Settings
@@ -127,7 +127,7 @@ def read_session(pod: Object) -> PodSession | None:
         user=str((metadata.get("annotations") or {}).get(names.ANNOTATION_USERNAME) or ""),
         image=image,
         repo_url=repo_url,
-        course_identity=repo_url or image,
+        course_identity=course_identity(image, repo_url),
     )
 
 

@@ -11,6 +11,7 @@ The protocol: https://kubernetes.io/docs/reference/access-authn-authz/extensible
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import logging
 import re
@@ -27,7 +28,7 @@ Outcome = Literal["injected", "unchanged", "doubt"]
 _UID = re.compile(rb'"request"\s*:\s*\{\s*"uid"\s*:\s*"([0-9A-Za-z._-]{1,64})"')
 """Where the API server writes the uid: first in the request, so even a torn or oversized body shows it."""
 Inject = Callable[[dict[str, Any]], dict[str, Any]]
-"""The pod as it should be. Must not change its argument."""
+"""The pod as it should be. Gets a copy, so that nothing it does halfway is seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,8 @@ def _pod(request: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _patch(pod: dict[str, Any], inject: Inject) -> str:
     """The JSON patch as text; empty where nothing changes."""
-    before = _canonical(pod)
-    wanted = inject(json.loads(before))
-    if not isinstance(wanted, dict) or _canonical(pod) != before:
+    wanted = inject(copy.deepcopy(pod))
+    if not isinstance(wanted, dict):
         raise _Doubt("the injection did not keep to its contract")
     patch = jsonpatch.make_patch(pod, wanted)
     # A diff is only as good as its library, which has had faults with moves inside lists: what counts is the outcome.
