@@ -21,7 +21,7 @@ from datamount.manifest import Dataset
 from datamount.pins import LockEntry, drift
 from datamount.receipts import Receipt, Receipts
 from datamount.retries import Budget, Stopped, silent, stopped
-from datamount.space import Paths, only_one
+from datamount.space import Paths, Turn
 from datamount.status import DatasetStatus
 from datamount.transfer import LARGE, Abandoned, Attempt, Desk, local_error
 
@@ -97,6 +97,7 @@ class Job:
         self._lanes = 0
         self._attempts: dict[Attempt, Item] = {}
         self._stalls: dict[str, int] = {}
+        self._turn = Turn(engine.data, name)
         self._desk: Desk | None = None
         self._done: dict[str, Receipt] = {}
         self._shelf: Shelf | None = None
@@ -140,11 +141,12 @@ class Job:
             if self.pin_only:
                 self.delivery.pin = self._ask(driver.resolve)
             else:
-                with only_one(self.engine.data, self.name, self.engine.stop):
-                    self._deliver(driver)
+                self._turn.take(self.engine.stop)
+                self._deliver(driver)
         except BaseException as raised:
             error = self._ours(raised)
         finally:
+            self._turn.give()
             self.engine.space.release(self.name)
             with self._mutex:
                 if not self._left:
@@ -176,6 +178,7 @@ class Job:
                 for attempt in self._attempts:
                     attempt.abandon()
                 self._changed.notify_all()
+        self._turn.give()
 
     def _or_stopped(self, error: DatamountError | None) -> DatamountError | None:
         """Where the fetch is being stopped, what would have been tried again is nobody's failure yet."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 from datamount import names
@@ -53,26 +51,38 @@ class Space:
             self._coming.pop(name, None)
 
 
-@contextlib.contextmanager
-def only_one(data: Path, name: str, stop: threading.Event) -> Iterator[None]:
-    """Hold the dataset's lock in the data folder: one fetch of it at a time on this machine; others wait.
+class Turn:
+    """A dataset's lock in the data folder: one fetch of it at a time on this machine; others wait.
 
     The lock is the kernel's (flock), so it ends with the process that holds it, however that ends.
     """
-    folder = data / names.DATA_STATE_DIR / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
+
+    def __init__(self, data: Path, name: str) -> None:
+        self._folder = data / names.DATA_STATE_DIR / "locks"
+        self._name = name
+        self._handle = -1
+        self._mutex = threading.Lock()
+
+    def take(self, stop: threading.Event) -> None:
+        """Wait for it; the error of `stopped` where the fetch ends meanwhile."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._handle = os.open(self._folder / self._name, flags, 0o644)
         while True:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if stop.wait(0.1):
-                    raise stopped(name) from None
-        yield
-    finally:
-        os.close(handle)
+                    raise stopped(self._name) from None
+            else:
+                return
+
+    def give(self) -> None:
+        """Let the next one have it. May be called twice, and from another thread."""
+        with self._mutex:
+            handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
 
 
 class Paths:
