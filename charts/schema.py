@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from datamount.controller.policy import Policy
 from datamount.controller.settings import Settings
+from datamount.controller.store_settings import StoreSettings
 from datamount.inject_settings import InjectSettings
 
 FILE = Path(__file__).with_name("datamount") / "values.schema.json"
@@ -55,7 +56,8 @@ def schema() -> Schema:
         policy=_model(Policy, definitions),
         existingPolicyConfigMap=text,
         secrets={"type": "array", "items": {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]{0,53}[a-z0-9])?$"}},
-        store=any_object,
+        store={"anyOf": [{"type": "object", "maxProperties": 0}, _model(StoreSettings, definitions)]},
+        storeSecret=text,
         inject=_model(InjectSettings, definitions),
         controller=_model(Settings, definitions),
         image=_object(session=image, controller=image),

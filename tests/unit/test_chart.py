@@ -132,7 +132,7 @@ def test_every_value_is_documented() -> None:
         found = []
         for key, below in known.get("properties", {}).items():
             path = f"{at}{key}"
-            if path in ("global", "policy", "inject", "controller"):
+            if path in ("global", "policy", "inject", "controller", "store"):
                 continue
             found += [path] if key not in given else missing(given[key], below, f"{path}.")
         return found
@@ -153,6 +153,7 @@ def test_every_value_is_documented() -> None:
         (minimal(policy={"credentials": {"a": {"mysql": {"host": "h", "admin_pasword": "x"}}}}), "admin_pasword"),
         (minimal(serviceAccount={"create": False}), "serviceAccount.name"),
         (minimal(certificates={"mode": "none"}), "certificates"),
+        (minimal(store={"url": "s3://work", "qouta": "1 GB"}), "qouta"),
     ],
 )
 def test_wrong_values_are_refused(values: Object, told: str) -> None:
@@ -186,6 +187,7 @@ def test_config_maps_load(case: str, tmp_path: Path) -> None:
         policy = parse(files["policy.yaml"].read_bytes(), "policy.yaml")
         assert set(policy.credentials) == set(values_of(case).get("policy", {}).get("credentials", {}))
     assert settings.namespaces == values_of(case)["sessionNamespaces"]
+    assert (settings.store is not None) is ("store" in values_of(case))
     assert settings.namespace == NAMESPACE
     service = one(objects, "Service")["metadata"]["name"]
     assert settings.service == service
