@@ -38,9 +38,9 @@ def _root(
     pass
 
 
-from datamount.cli import cache, cluster, data, manifest, session, store, work  # noqa: E402  (they register on app)
+from datamount.cli import cache, cluster, data, manifest, session, share, store, work  # noqa: E402  (they register on app)
 
-__all__ = ["app", "cache", "cluster", "data", "main", "manifest", "session", "store", "work"]
+__all__ = ["app", "cache", "cluster", "data", "main", "manifest", "session", "share", "store", "work"]
 
 
 def main() -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
+from fastapi import Path as PathParameter
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from datamount.controller.auth import Session
 from datamount.controller.gateway import Batch, Committed, Gateway, Signed
+from datamount.controller.shares import NewShare, Share, ShareRequest, Shares
 from datamount.controller.store_settings import StoreSettings
 from datamount.errors import QuotaExceeded
+from datamount.scan import printable
 from datamount.snapshots import Workspace
 
 if TYPE_CHECKING:
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 COMMITS = 4
 """Version objects that are read and checked at once: each may take a few hundred MiB as Python objects."""
 Key = Annotated[str, Query(max_length=1024)]
+ShareId = Annotated[str, PathParameter(max_length=64)]
+ShareSecret = Annotated[SecretStr, Header(alias="Datamount-Share", max_length=100)]
 
 
 class BatchAnswer(BaseModel):
@@ -67,6 +73,7 @@ def routes(settings: StoreSettings) -> Callable[[FastAPI, Controller], None]:
         )
         app.state.gateway = gateway
         _add_store(app, gateway)
+        _add_shares(app, Shares(gateway))
 
     return extend
 
@@ -123,3 +130,64 @@ def _add_store(app: FastAPI, gateway: Gateway) -> None:
     def resume(session: Session, key: WorkKey) -> dict[str, Any]:
         """What is kept under the key of the header `Datamount-Work-Key`."""
         return gateway.resume(session, key)
+
+
+def _add_shares(app: FastAPI, shares: Shares) -> None:
+    @app.post("/v1/shares", status_code=201, tags=["shares"])
+    def create(session: Session, workspace: Own, wanted: ShareRequest, response: Response) -> NewShare:
+        """A read-only link to one version. Its secret is in this answer and nowhere else."""
+        response.headers["Cache-Control"] = "no-store"
+        return shares.create(session, workspace, wanted)
+
+    @app.get("/v1/shares", tags=["shares"])
+    def given(workspace: Own) -> list[Share]:
+        """The links of this workspace that are still valid."""
+        return shares.links(workspace)
+
+    @app.delete("/v1/shares/{id}", status_code=204, tags=["shares"])
+    def revoke(session: Session, workspace: Own, id: ShareId) -> None:
+        """End a link now."""
+        shares.revoke(session, workspace, id)
+
+    @app.get("/v1/shared", tags=["shares"])
+    def shared(secret: ShareSecret, response: Response) -> dict[str, Any]:
+        """The version that a link leads to, with its files. The secret is the right to read; no session is needed."""
+        response.headers["Cache-Control"] = "no-store"
+        _, version = shares.open(secret)
+        return {
+            "version": version.info.id,
+            "created": version.info.created.isoformat(),
+            "message": version.info.message,
+            "course_ref": version.info.course_ref,
+            "files": [
+                {"path": printable(e.path), "size": e.size, "sha256": e.sha256, "stored": e.location is not None}
+                for e in version.entries
+                if e.type == "file"
+            ],
+        }
+
+    @app.get("/v1/shared/archive.zip", response_class=StreamingResponse, tags=["shares"])
+    def archive(secret: ShareSecret) -> StreamingResponse:
+        """The version as a zip file, written while it is read."""
+        return _download(shares, secret)
+
+    @app.get("/s/{secret}", response_class=StreamingResponse, tags=["shares"])
+    def link(secret: Annotated[SecretStr, PathParameter(max_length=100)]) -> StreamingResponse:
+        """The same for a browser, which can send no header of its own."""
+        return _download(shares, secret)
+
+
+def _download(shares: Shares, secret: SecretStr) -> StreamingResponse:
+    from sidecar.archive import stream_zip
+
+    workspace, version = shares.open(secret)
+    name = quote(f"{workspace.course.rstrip('/').rpartition('/')[2]}-{version.info.id}.zip", safe="")
+    headers = {
+        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "private, no-store",
+        "Referrer-Policy": "no-referrer",
+        "X-Robots-Tag": "noindex",
+    }
+    chunks = shares.held(stream_zip(workspace, version))
+    return StreamingResponse(chunks, media_type="application/zip", headers=headers)

@@ -160,6 +160,30 @@ class GatewayStore:
         self._signer.forget_all()
         return found
 
+    # --- Links to versions ------------------------------------------------------------------------------------------
+
+    def share(self, version: str, days: float) -> dict[str, Any]:
+        """A read-only link to a version: id, version, created, expires, secret, and `link` where browsers can reach the
+        hub. The secret is told this once."""
+        self._check_work()
+        return self.client.call("POST", "/v1/shares", {"version": version, "days": days}, tries=1)
+
+    def shares(self) -> Sequence[dict[str, Any]]:
+        """The links that are valid, newest first."""
+        if not self._has_workspace():
+            return ()
+        found: Sequence[dict[str, Any]] = json.loads(self.client.send("GET", "/v1/shares"))
+        return found
+
+    def revoke(self, id: str) -> None:
+        """End a link now; no error for one that has ended."""
+        if self._has_workspace():
+            self.client.call("DELETE", f"/v1/shares/{quote(id, safe='')}")
+
+    def _check_work(self) -> None:
+        if not self._has_workspace():
+            raise NotFound("nothing is saved yet.", hint="Save first.", who="you")
+
     def _read_key(self) -> None:
         self._resumed = False
         if self.key_file is not None:
