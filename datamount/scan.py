@@ -211,23 +211,23 @@ def read_file(root: Path, path: str, limit: int, patience: Patience) -> Reading:
         while _exists(beside) and patience.wait():
             pass
         reading = _read_once(full, limit)
-        after = os.lstat(full)
-        if _moved(reading.stat, after) or reading.stat.st_size != reading.size:
+        # In this order: a write that ends between the two is seen by the second.
+        half_done = _exists(beside)
+        moved = _moved(reading.stat, os.lstat(full)) or reading.stat.st_size != reading.size
+        notebook = full.suffix == ".ipynb" and reading.data is not None
+        if moved:
             why = f"{shown} was being written while it was saved"
-        elif full.suffix == ".ipynb" and reading.data is not None and not _parses(reading.data):
+        elif notebook and not _parses(reading.data or b""):
             why = f"{shown} is not a valid notebook; it was saved as it is"
-        elif _exists(beside):
+        elif half_done:
             why = f"{shown} has an unfinished save of Jupyter beside it ({beside.name})"
         else:
             return reading
         tries += 1
         if tries > RETRIES or not patience.wait():
-            held_still = not _moved(reading.stat, after) and reading.stat.st_size == reading.size
-            if reading.data is None or full.suffix != ".ipynb" or _parses(reading.data, torn=not held_still):
-                return replace(reading, read_ns=0, warning=why)
-            if held_still and not _exists(beside):
-                return replace(reading, read_ns=0, warning=why)
-            return _before(beside, reading, limit, shown)
+            if notebook and (moved or half_done) and not (reading.data and _parses(reading.data)):
+                return _before(beside, reading, limit, shown)
+            return replace(reading, read_ns=0, warning=why)
 
 
 def _before(beside: Path, torn: Reading, limit: int, shown: str) -> Reading:
@@ -265,9 +265,9 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _parses(data: bytes, *, torn: bool = False) -> bool:
+def _parses(data: bytes) -> bool:
     if not data.strip():
-        return not (data or torn)  # Jupyter itself makes new notebooks non-empty; an empty file is what the student has
+        return not data  # Jupyter itself makes new notebooks non-empty; an empty file is what the student has
     try:
         return isinstance(json.loads(data), dict)
     except ValueError:

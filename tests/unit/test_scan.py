@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from datamount import scan as scanning
 from datamount.scan import Excludes, FileChanged, Patience, VerifiedFile, read_file, scan
 
 
@@ -42,6 +43,13 @@ def test_secrets_caches_and_locks_are_left_out_and_named(tmp_path: Path) -> None
     for names, why in ((SECRETS, "may hold a secret"), (CACHES, "a cache"), (LOCKS, "a lock of a running program")):
         for name in names:
             assert any((name == s.path or name.startswith(s.path)) and s.reason == why for s in result.skipped), name
+
+
+def test_one_pass_finds_what_the_patterns_find() -> None:
+    """The single pattern that is asked first matches all that any default pattern matches."""
+    for name in [*SECRETS, *CACHES, *LOCKS, "d/.DS_Store", ".~lock.x#", "a/.nfs01", "x/.datamount/y", "my.token"]:
+        assert scanning._maybe(name), name
+    assert not any(scanning._maybe(name) for name in ["nb.ipynb", "a/b/c.csv", "poetry.lock", "tokens.csv"])
 
 
 def test_the_callers_patterns_come_first(tmp_path: Path) -> None:
@@ -111,3 +119,36 @@ def test_a_large_file_that_changed_never_goes_up(tmp_path: Path) -> None:
     assert taken < 3 << 20
     with pytest.raises(FileChanged):
         list(VerifiedFile(tmp_path / "gone", "0" * 64))
+
+
+@pytest.mark.parametrize("half", [b"", b'{"cells": ['])
+@pytest.mark.parametrize("kept", [b'{"old": 1}', b'{"ol', None])
+def test_a_notebook_that_stays_torn_is_never_taken(tmp_path: Path, half: bytes, kept: bytes | None) -> None:
+    """Out of patience, an empty or half notebook comes with Jupyter's copy of what it was, or not at all."""
+    (tmp_path / "a.ipynb").write_bytes(half)
+    beside = tmp_path / ".~a.ipynb"
+    beside.write_bytes(kept if kept is not None else b"")
+    if kept == b'{"old": 1}':
+        reading = read_file(tmp_path, "a.ipynb", 10, Patience(0.1))
+        assert reading.data == kept and "being written" in reading.warning and reading.read_ns == 0
+    else:
+        with pytest.raises(OSError, match="being written"):
+            read_file(tmp_path, "a.ipynb", 10, Patience(0.1))
+
+
+def test_a_write_that_ends_while_one_looks_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When Jupyter's save ends between the read of an empty file and the look beside it, the read is not believed."""
+    notebook, beside = tmp_path / "a.ipynb", tmp_path / ".~a.ipynb"
+    notebook.write_bytes(b"")
+    looks = []
+    real = scanning._exists
+
+    def finishing(path: Path) -> bool:
+        looks.append(path)
+        if len(looks) == 2:  # the first is before the read
+            notebook.write_bytes(b'{"new": 1}')
+        return real(path)
+
+    monkeypatch.setattr(scanning, "_exists", finishing)
+    assert read_file(tmp_path, "a.ipynb", 1000, Patience(5)).data == b'{"new": 1}'
+    assert not beside.exists()
