@@ -205,10 +205,12 @@ class Engine:
             if thread.is_alive():
                 jobs[name].leave()
             self._tell(name, jobs[name])
+        closing = [threading.Thread(target=job.close, daemon=True) for job in jobs.values()]
+        for thread in closing:  # a driver may wait for its own thread that hangs
+            thread.start()
+        for thread in closing:
+            thread.join(max(0.5, until - time.monotonic()))
         self.crew.close(0.5)
-        for name, job in jobs.items():
-            if not threads[name].is_alive():
-                job.close()
         if self.cache is not None:
             self.cache.prune_if_grown()
         self._write_status()
