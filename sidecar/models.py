@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from datamount.snapshots import Change, RestoreReport, SaveResult
+from datamount.merge import MergeReport
+from datamount.snapshots import Change, Preview, RestoreReport, SaveResult
 from datamount.status import Status
 from datamount.versionfile import Version, VersionInfo
 
@@ -89,11 +90,33 @@ class SaveState(BaseModel):
     autosave: bool
 
 
+class MergeSummary(BaseModel):
+    """That this launch merged saved work with something newer, in one line; `/merge` has the whole."""
+
+    version: str = Field(description="The saved version that was merged.")
+    time: datetime
+    summary: str
+    to_look_at: int = Field(description="Files in which a person has to decide something.")
+
+    @classmethod
+    def of(cls, report: MergeReport) -> MergeSummary:
+        said = f"{report.word()}: {report.summary()}"
+        return cls(version=report.version, time=report.time, summary=said, to_look_at=report.to_look_at)
+
+
+class Merge(BaseModel):
+    """What the launch merged. Both are null when it merged nothing."""
+
+    report: MergeReport | None
+    markdown: str | None = Field(description="The report as text for people.")
+
+
 class SessionStatus(BaseModel):
     """Everything that a panel shows."""
 
     data: Status | None = Field(description="The datasets; null until the fetch has written its first status.")
     save: SaveState
+    merge: MergeSummary | None = Field(None, description="Null when the launch merged nothing.")
 
 
 class NewSnapshot(BaseModel):
@@ -181,12 +204,16 @@ class Saved(BaseModel):
 
 
 class RestoreRequest(BaseModel):
-    """What to bring back. Without `paths` everything; with `into` not in place but below that folder."""
+    """What to bring back. Without `paths` everything; with `into` not in place but below that folder.
+
+    With `dry_run` nothing is written or saved, and the answer says what would be.
+    """
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"paths": ["report.ipynb"]}})
 
     paths: list[str] = Field(default_factory=list, max_length=1000)
     into: str | None = Field(None, max_length=1000)
+    dry_run: bool = False
 
 
 class Difference(BaseModel):
@@ -229,6 +256,25 @@ class Restored(BaseModel):
             not_stored=[shown(path) for path in report.not_stored],
             bytes=report.bytes,
             undo=undo,
+        )
+
+
+class RestorePreview(BaseModel):
+    """What a restore would do, with nothing done. `replaced` have other content now, which would be saved first."""
+
+    dry_run: Literal[True] = True
+    new: list[str]
+    replaced: list[str]
+    unchanged: int
+    not_stored: list[str] = Field(description="Large files of the course, kept by digest only and not in the folder.")
+
+    @classmethod
+    def of(cls, preview: Preview) -> RestorePreview:
+        return cls(
+            new=[shown(path) for path in preview.new],
+            replaced=[shown(path) for path in preview.replaced],
+            unchanged=len(preview.unchanged),
+            not_stored=[shown(path) for path in preview.not_stored],
         )
 
 

@@ -14,9 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from datamount.errors import DatamountError, UsageError
-from datamount.index import read_index
-from datamount.snapshots import RestoreReport, SaveResult, Workspace
+from datamount.homecoming import read_merge_report
+from datamount.merge import MergeReport
+from datamount.snapshots import Preview, RestoreReport, SaveResult, Workspace
 from datamount.versionfile import Reason
 from sidecar.autosave import Autosave, Debounce, Fingerprint, changes, lower_priority, scan
 from sidecar.models import LastSave, SaveState
@@ -25,6 +28,14 @@ from sidecar.settings import Settings
 log = logging.getLogger("datamount.sidecar")
 
 SHOWN_CHANGES = 50
+WAITING = 16
+"""Saves and restores that may wait for each other; what comes on top is refused, and nothing is lost by that."""
+
+
+class Busy(DatamountError):
+    exit_code = 5
+    http_status = 429
+    title = "Too much at once"
 
 
 class Session:
@@ -127,7 +138,7 @@ class Session:
         """Save what is in the folder now. The future's result means durable; its exception is ours."""
         if self.closing.is_set():
             raise UsageError("the session is ending; its final save is under way.", hint="Start it again.", who="you")
-        self._begin()
+        self._begin(within=WAITING)
         return self._worker.submit(self._save, reason, message)
 
     def restore(self, version: str, paths: Sequence[str], into: str | None) -> Future[tuple[str, RestoreReport]]:
@@ -139,11 +150,48 @@ class Session:
         target = self._inside(into) if into else self.settings.folder
         if self.closing.is_set():
             raise UsageError("the session is ending; nothing is restored now.", hint="Start it again.", who="you")
-        self._begin()
+        self._begin(within=WAITING)
         return self._worker.submit(self._restore, version, tuple(paths), target)
 
-    def _begin(self) -> None:
+    def preview(self, version: str, paths: Sequence[str], into: str | None) -> Preview:
+        """What `restore` would do to the folder as it is now; writes nothing."""
+        target = self._inside(into) if into else self.settings.folder
+        return self.workspace().preview(version, target, paths=tuple(paths))
+
+    def merged(self) -> MergeReport | None:
+        """What the launch merged."""
+        return read_merge_report(self.settings.state)
+
+    def resume(self, key: SecretStr) -> Future[tuple[dict[str, Any], tuple[str, RestoreReport] | None]]:
+        """Go on with the work under another work key; what the gateway knows of it, and what a restore brought back.
+
+        Refused for a wrong key; nothing has changed then.
+        """
+        if self.closing.is_set():
+            raise UsageError("the session is ending; nothing is restored now.", hint="Start it again.", who="you")
+        return self._worker.submit(self._resume, key)
+
+    def _resume(self, key: SecretStr) -> tuple[dict[str, Any], tuple[str, RestoreReport] | None]:
+        from sidecar.sharing import gateway
+
+        found = gateway(self).resume(key)
+        with self._opening:
+            self._workspace = None
+        if not found["versions"]:
+            return found, None
+        self._begin()
+        return found, self._restore("latest", (), self.settings.folder)
+
+    def _begin(self, *, within: int | None = None) -> None:
         with self._lock:
+            if within is not None and self._saving >= within:
+                raise Busy(
+                    f"{self._saving} saves and restores are under way in this session.",
+                    hint="Wait until they are done.",
+                    who="you",
+                    transient=True,
+                    retry_after=1.0,
+                )
             self._saving += 1
         self._notify()
 
@@ -293,5 +341,5 @@ def problem(error: BaseException) -> dict[str, Any]:
 
 def last_version(workspace: Workspace, settings: Settings) -> str | None:
     """The version that the folder was last saved as or restored from; None when never, or when that is not known."""
-    last = read_index(settings.state, workspace.identity, settings.folder).last
+    last = workspace.basis(settings.folder, settings.state)
     return last.id if last else None

@@ -288,10 +288,8 @@ def by_nbdime(cases: Iterator[Case], notebook: bool, strategy: str) -> Tally:
 
 
 def main(runs: int) -> None:
-    print(
-        "| | merges | student's lines lost | course's lines dropped silently | merges with a loss | invalid |", end=""
-    )
-    print(" | invalid | course's file beside | ms a merge |\n|---|---|---|---|---|---|---|---|")
+    heads = ["", "merges", "student's lines lost", "course's lines dropped silently", "merges with a loss", "invalid"]
+    print(f"| {' | '.join([*heads, 'course file beside', 'ms a merge'])} |\n|{'---|' * 8}")
     nbdime = {f"nbdime ({name})": partial(by_nbdime, strategy=name) for name in ("inline", "use-local")}
     tools: dict[str, Any] = {"datamount": by_us, "git merge -Xours": by_git}
     for kind, cases, notebook in (("notebooks", notebooks, True), ("text", texts, False)):

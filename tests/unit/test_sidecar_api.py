@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -17,11 +18,13 @@ import pytest
 import uvicorn
 
 from datamount.errors import Unavailable
+from datamount.homecoming import MERGE_FILE
+from datamount.merge import FileChange, MergeReport
 from datamount.snapshots import Workspace
 from datamount.status import Status, StatusFile
 from sidecar.__main__ import TOKEN_FILE, keep_token, make_session, read_settings
-from sidecar.app import create_app
-from sidecar.session import Session
+from sidecar.app import STREAMS, create_app
+from sidecar.session import WAITING, Busy, Session
 from sidecar.settings import Settings
 
 TOKEN = "t" * 43
@@ -53,7 +56,11 @@ def session(settings: Settings) -> Session:
 
 @pytest.fixture
 def api(session: Session) -> Iterator[httpx.Client]:
-    server = uvicorn.Server(uvicorn.Config(create_app(session, TOKEN), port=0, log_level="critical", lifespan="on"))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(session, TOKEN), port=0, log_level="critical", lifespan="on", timeout_graceful_shutdown=2
+        )
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -213,6 +220,157 @@ def test_restore_of_one_file_beside(api: httpx.Client, settings: Settings) -> No
     assert (settings.folder / "old/notes/a b.txt").read_text() == "first"
     assert (settings.folder / "notes/a b.txt").read_text() == "edited"
     assert not (settings.folder / "old/report.ipynb").exists()
+
+
+def test_restore_can_be_tried_first(api: httpx.Client, settings: Settings) -> None:
+    """A dry run says what would be new and replaced, writes nothing and saves nothing."""
+    one = api.post(f"{API}/snapshots", json={}).json()["snapshot"]["id"]
+    (settings.folder / "notes/a b.txt").write_text("edited")
+    (settings.folder / "report.ipynb").unlink()
+    found = api.post(f"{API}/snapshots/{one}/restore", json={"dry_run": True}).json()
+    expected = {"dry_run": True, "new": ["report.ipynb"], "replaced": ["notes/a b.txt"], "unchanged": 0}
+    assert found == expected | {"not_stored": []}
+    assert (settings.folder / "notes/a b.txt").read_text() == "edited"
+    assert not (settings.folder / "report.ipynb").exists()
+    assert len(api.get(f"{API}/snapshots").json()) == 1
+    problem(api.post(f"{API}/snapshots/{one}/restore", json={"dry_run": True, "paths": ["none"]}), 404)
+    problem(api.post(f"{API}/snapshots/{one}/restore", json={"dry_run": True, "into": "/etc"}), 400)
+
+
+def test_a_repeated_key_restores_once(api: httpx.Client, settings: Settings) -> None:
+    """The same Idempotency-Key answers as the first restore did, and does not undo what was written since."""
+    one = api.post(f"{API}/snapshots", json={}).json()["snapshot"]["id"]
+    notes = settings.folder / "notes/a b.txt"
+    notes.write_text("edited")
+    key = {"Idempotency-Key": "r1"}
+    first = api.post(f"{API}/snapshots/{one}/restore", json={}, headers=key).json()
+    notes.write_text("later")
+    assert api.post(f"{API}/snapshots/{one}/restore", json={}, headers=key).json() == first
+    assert notes.read_text() == "later"
+    problem(api.post(f"{API}/snapshots", json={}, headers=key), 422)
+
+
+def test_what_changed_in_a_notebook(api: httpx.Client, settings: Settings) -> None:
+    """A notebook's difference is told cell by cell: changed lines, added, removed, moved, only run."""
+    document = json.loads((settings.folder / "report.ipynb").read_text())
+
+    def write(*cells: tuple[str, str, str]) -> None:
+        made = [
+            {"cell_type": "code", "id": id, "metadata": {}, "source": text, "execution_count": None}
+            | {"outputs": [{"output_type": "stream", "name": "stdout", "text": out}] if out else []}
+            for id, text, out in cells
+        ]
+        (settings.folder / "report.ipynb").write_text(json.dumps(document | {"cells": made}))
+
+    write(("aaa", "x = 1\ny = 2", ""), ("bbb", "gone", ""), ("ccc", "run me", ""), ("ddd", "last", ""))
+    api.post(f"{API}/snapshots", json={})
+    write(("ddd", "last", ""), ("aaa", "x = 1\ny = 3", ""), ("new", "new", ""), ("ccc", "run me", "4"))
+    two = api.post(f"{API}/snapshots", json={}).json()["snapshot"]["id"]
+    found = api.get(f"{API}/snapshots/{two}/diff/report.ipynb").json()
+    assert (found["format"], found["kind"]) == ("notebook", "changed")
+    cells = [(c["kind"], c["index"], c["moved"], c["before"], c["after"]) for c in found["cells"]]
+    assert cells == [
+        ("results", 0, True, "last", "last"),
+        ("changed", 1, False, "x = 1\ny = 2", "x = 1\ny = 3"),
+        ("added", 2, False, None, "new"),
+        ("removed", 1, False, "gone", None),
+        ("results", 3, False, "run me", "run me"),
+    ]
+    assert found["cells"][1]["lines"] == [" x = 1", "-y = 2", "+y = 3"]
+
+
+def test_what_changed_in_other_files(api: httpx.Client, settings: Settings) -> None:
+    """Text is told by lines, bytes and broken notebooks by what they are, large files by size."""
+    folder = settings.folder
+    (folder / "a.txt").write_text("one\ntwo\n")
+    (folder / "b.bin").write_bytes(b"\0\1")
+    (folder / "bad.ipynb").write_text("{")
+    (folder / "large.txt").write_text("x" * 3_000_000)
+    one = api.post(f"{API}/snapshots", json={}).json()["snapshot"]["id"]
+    (folder / "a.txt").write_text("one\n2\n")
+    for name in ("b.bin", "bad.ipynb", "large.txt"):
+        (folder / name).write_bytes((folder / name).read_bytes() + b"x")
+    (folder / "c.txt").write_text("new\n")
+    two = api.post(f"{API}/snapshots", json={}).json()["snapshot"]["id"]
+
+    def diff(name: str, **query: str) -> dict[str, Any]:
+        found: dict[str, Any] = api.get(f"{API}/snapshots/{two}/diff/{name}", params=query).json()
+        return found
+
+    assert diff("a.txt")["lines"] == ["@@ -1,2 +1,2 @@", " one", "-two", "+2"]
+    assert [diff(name)["format"] for name in ("b.bin", "bad.ipynb", "large.txt")] == ["binary", "text", "large"]
+    assert (diff("c.txt")["kind"], diff("c.txt")["lines"][-1]) == ("added", "+new")
+    assert diff("a.txt", against=two)["kind"] == "same"
+    back = api.get(f"{API}/snapshots/{one}/diff/c.txt", params={"against": two}).json()
+    assert (back["kind"], back["before"], back["after"]) == ("removed", 4, None)
+    problem(api.get(f"{API}/snapshots/{two}/diff/none.txt"), 404)
+
+
+def test_etags_save_the_second_answer(api: httpx.Client, settings: Settings) -> None:
+    """What has not changed is answered 304 to the ETag; a new version changes the list's."""
+    one = api.post(f"{API}/snapshots", json={}).json()["snapshot"]["id"]
+    paths = ["snapshots", f"snapshots/{one}", f"snapshots/{one}/diff", f"snapshots/{one}/files/notes/a%20b.txt"]
+    for path in [*paths, f"snapshots/{one}/diff/report.ipynb"]:
+        tag = api.get(f"{API}/{path}").headers["etag"]
+        for given in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+            again = api.get(f"{API}/{path}", headers={"If-None-Match": given})
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    tag = api.get(f"{API}/snapshots").headers["etag"]
+    (settings.folder / "new.txt").write_text("x")
+    api.post(f"{API}/snapshots", json={})
+    assert api.get(f"{API}/snapshots", headers={"If-None-Match": tag}).status_code == 200
+    assert len(api.get(f"{API}/snapshots", params={"limit": 1}).json()) == 1
+
+
+def test_what_the_launch_merged_is_told(api: httpx.Client, settings: Settings) -> None:
+    """/merge has the report of the launch as data and as text, and /status its summary; both null without one."""
+    assert api.get(f"{API}/merge").json() == {"report": None, "markdown": None}
+    assert api.get(f"{API}/status").json()["merge"] is None
+    files = [FileChange(path="a.txt", kind="beside", beside="a.course-1234567.txt")]
+    report = MergeReport(version="00000001-ab", files=files)
+    (settings.state / MERGE_FILE).write_text(report.model_dump_json())
+    found = api.get(f"{API}/merge").json()
+    assert found["report"]["files"][0]["beside"] == "a.course-1234567.txt"
+    assert "a.course-1234567.txt" in found["markdown"]
+    assert api.get(f"{API}/status").json()["merge"]["to_look_at"] == 1
+
+
+def test_too_much_at_once_is_refused(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves beyond the limit are refused with Busy, and those before it are all done."""
+    go_on = threading.Event()
+    original = Workspace.save
+
+    def slow(self: Workspace, *args: Any, **kwargs: Any) -> Any:
+        go_on.wait(20)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Workspace, "save", slow)
+    waiting = [session.save() for _ in range(WAITING)]
+    with pytest.raises(Busy):
+        session.save()
+    go_on.set()
+    assert [future.result(20).created for future in waiting] == [True] + [False] * (WAITING - 1)
+    assert not session.save().result(20).created
+    session.close()
+
+
+def test_streams_of_events(api: httpx.Client) -> None:
+    """A stream begins with the state; only so many may be open, and a closed one makes room."""
+    lines: list[Iterator[str]] = []  # one that is forgotten is closed
+    with contextlib.ExitStack() as stack:
+        for _ in range(STREAMS):
+            lines.append(stack.enter_context(api.stream("GET", f"{API}/events")).iter_lines())
+            assert next(lines[-1]) == "event: state"
+        refused = api.get(f"{API}/events")
+        problem(refused, 429)
+        assert int(refused.headers["retry-after"]) > 0
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with api.stream("GET", f"{API}/events") as answer:
+            if answer.status_code == 200:
+                return
+        time.sleep(0.1)
+    pytest.fail("closed streams still count")
 
 
 def test_a_store_that_is_down_is_said_and_then_forgotten(api: httpx.Client, settings: Settings, tmp_path: Path) -> None:
