@@ -535,6 +535,8 @@ def _variables(plan: _Plan) -> list[Object]:
         given[names.ENV_ALLOW_LOCAL_FILES] = "1"
     if settings.allow_addresses:
         given[names.ENV_ALLOW_ADDRESSES] = ",".join(settings.allow_addresses)
+    if settings.trusted_endpoints:
+        given[names.ENV_TRUSTED_ENDPOINTS] = ",".join(settings.trusted_endpoints)
     variables: list[Object] = copy.deepcopy(list(plan.home_env))
     taken = {entry["name"] for entry in variables}
     variables += [{"name": name, "value": value} for name, value in given.items() if name not in taken]

@@ -8,8 +8,8 @@ lift it.
 
 Three looks, because a name may mean another address a moment later and a web server may answer with a redirect: at
 the declaration, at the addresses when the dataset is resolved, and (`guard_connections`) at each connection that
-Python makes. Connections of obstore and gRPC are made elsewhere: those know only the first two looks, so an S3 server
-that a course names could still redirect to such an address; a NetworkPolicy has to stop that.
+Python makes. obstore makes connections of its own and follows redirects, so an S3 server that a course names is read
+without it (`trusts_endpoint`). gRPC knows only the first two looks; it follows no redirects.
 """
 
 from __future__ import annotations
@@ -114,6 +114,14 @@ def _services(environment: Mapping[str, str]) -> Iterator[tuple[str, int]]:
             yield host, urlsplit(url).port or _PORTS.get(urlsplit(url).scheme, 0)
     if host := environment.get("KUBERNETES_SERVICE_HOST"):
         yield host, int(environment.get("KUBERNETES_SERVICE_PORT") or 443)
+
+
+def trusts_endpoint(url: str) -> bool:
+    """Whether objects at an S3 endpoint that a course names may be read by a client which follows redirects."""
+    if current() is None:
+        return True
+    trusted = os.environ.get(names.ENV_TRUSTED_ENDPOINTS, "").split(",")
+    return url.rstrip("/") in {entry.strip().rstrip("/") for entry in trusted if entry.strip()}
 
 
 def guard(driver: Driver[Any], dataset: Dataset, rules: Reach) -> None:

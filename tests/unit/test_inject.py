@@ -27,6 +27,7 @@ from datamount.inject import SEED_SCRIPT, InjectSettings, inject, read_inject_se
 PODS = Path(__file__).with_name("pods")
 FILES = sorted(PODS.glob("*.yaml"))
 OURS = (names.SEED_CONTAINER, names.FETCH_CONTAINER, names.SIDECAR_CONTAINER)
+WRITE = os.environ.get("DATAMOUNT_WRITE_PODS") == "1"
 FUZZ = int(os.environ.get("DATAMOUNT_FUZZ_STEPS", "300"))
 
 
@@ -70,7 +71,7 @@ def test_a_pod_becomes_what_its_file_shows(file: Path) -> None:
         assert injected is pod
         assert why_not(pod, options) == expected
         return
-    if os.environ.get("DATAMOUNT_WRITE_PODS") == "1":
+    if WRITE:
         write(file, [json.loads(options.model_dump_json(exclude_defaults=True)), pod, shown(injected)])
         _, _, expected = load(file)
     assert why_not(pod, options) is None
