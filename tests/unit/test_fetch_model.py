@@ -50,6 +50,8 @@ class Fetching(RuleBasedStateMachine):
         (self.folder / "course/datamount.yaml").write_text(json.dumps(manifest))
         self.published: dict[str, set[bytes]] = {}
         self.damaged: set[str] = set()
+        self.unclaimed: set[str] = set()
+        """Files that may be somebody's own, as far as the journal tells: they are never removed."""
         self.boot = 0
         self.clean = False
         """Whether nothing has happened since a fetch that ended ready."""
@@ -114,6 +116,7 @@ class Fetching(RuleBasedStateMachine):
         journal = self.folder / "data/.datamount/receipts/codes.jsonl"
         if journal.exists():
             journal.write_bytes(journal.read_bytes()[:-keep] if keep else b"")
+            self.unclaimed |= self.files().keys() if self.data.exists() else set()
             self.clean = False
 
     @rule()
@@ -126,15 +129,16 @@ class Fetching(RuleBasedStateMachine):
     def fetch_well(self) -> None:
         self.world.opened.clear()
         assert self._fetch().state == "ready"
-        assert self.files() == {
-            p.relative_to(self.world.root / "codes").as_posix(): p.read_bytes()
-            for p in (self.world.root / "codes").rglob("*")
-            if p.is_file()
-        }
+        source, there = self.world.root / "codes", self.files()
+        wanted = {p.relative_to(source).as_posix(): p.read_bytes() for p in source.rglob("*") if p.is_file()}
+        left = there.keys() - wanted.keys()
+        assert {path: content for path, content in there.items() if path not in left} == wanted
+        assert left <= self.unclaimed, "what the source has no more is removed"
         if self.clean:
             assert not self.world.opened, "what was complete is not fetched again"
         assert not list((self.folder / "data/.datamount/partial/codes").iterdir())
-        self.damaged.clear()
+        self.damaged &= left
+        self.unclaimed &= left
         self.clean = True
 
     @rule(path=PATHS, offset=st.integers(0, 200_000), passing=st.booleans())
