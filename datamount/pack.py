@@ -21,6 +21,7 @@ from pathlib import Path
 
 import zstandard
 
+from datamount.errors import Conflict
 from datamount.objectstore import Body, ObjectStore
 from datamount.scan import FileChanged, Patience, Reading, VerifiedFile, printable, read_file
 from datamount.versionfile import Encoding, Location
@@ -221,18 +222,29 @@ class Packer:
             self._put_blob(self._key("blobs", sha256, ".zst"), Path(squeezed.name), squeezed.tell(), "zstd", sha256)
 
     def _put_blob(self, key: str, body: Body, size: int, encoding: Encoding, sha256: str) -> None:
-        self.store.put(self.prefix + key, body)
+        try:
+            self.store.put(self.prefix + key, body)
+        except Conflict:
+            # A store that replaces nothing holds the same content as another zstd compressed it.
+            key = _other_key(key)
+            self.store.put(self.prefix + key, body)
         self.locations[sha256] = Location(key, 0, size, encoding)
         self._count(size)
 
     def _key(self, folder: str, digest: str, suffix: str) -> str:
         key = f"{folder}/{digest}{suffix}"
-        return f"{folder}/{digest}.{secrets.token_hex(6)}{suffix}" if key in self.avoid else key
+        return _other_key(key) if key in self.avoid else key
 
     def _count(self, size: int) -> None:
         with self._mutex:
             self.objects += 1
             self.uploaded += size
+
+
+def _other_key(key: str) -> str:
+    """A new name for the same content: `.<random>` after the digest."""
+    folder, _, name = key.partition("/")
+    return f"{folder}/{name[:64]}.{secrets.token_hex(6)}{name[64:]}"
 
 
 class _Uploads:

@@ -11,12 +11,13 @@ when its pod is gone.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -237,21 +238,14 @@ class Gateway:
         if operation.method == "PART" and operation.part is None:
             raise UsageError("PART needs `part`.")
 
-    def list(self, workspace: Workspace, prefix: str) -> Iterator[bytes]:
+    def listing(self, workspace: Workspace, prefix: str) -> Iterator[bytes]:
         """The objects below a prefix as lines of JSON, [key, size, modified] each; {"end": COUNT} closes a list that is
-        whole. Memory stays at some hundred lines."""
-        check_key(prefix.rstrip("/") or "a")
-        cut = len(workspace.prefix)
-        lines: list[str] = []
-        count = 0
-        for found in self.store.list(workspace.prefix + prefix):
-            lines.append(json.dumps([found.key[cut:], found.size, found.modified]))
-            count += 1
-            if len(lines) >= PAGE:
-                yield ("\n".join(lines) + "\n").encode()
-                lines.clear()
-        lines.append(json.dumps({"end": count}))
-        yield ("\n".join(lines) + "\n").encode()
+        whole. Memory stays at some hundred lines. What the store refuses with is raised before the first line."""
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+        objects = self.store.list(workspace.prefix + prefix)
+        first = list(itertools.islice(objects, 1))
+        return _lines(itertools.chain(first, objects), len(workspace.prefix))
 
     def delete(self, session: PodSession, workspace: Workspace, key: str) -> None:
         """Remove an autosave that nobody named or shared; where the store is not append-only, any object."""
@@ -405,3 +399,16 @@ def _key_marker(digest: str) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _lines(objects: Iterable[ObjectInfo], cut: int) -> Iterator[bytes]:
+    lines: list[str] = []
+    count = 0
+    for found in objects:
+        lines.append(json.dumps([found.key[cut:], found.size, found.modified]))
+        count += 1
+        if len(lines) >= PAGE:
+            yield ("\n".join(lines) + "\n").encode()
+            lines.clear()
+    lines.append(json.dumps({"end": count}))
+    yield ("\n".join(lines) + "\n").encode()

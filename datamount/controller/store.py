@@ -97,7 +97,7 @@ def _add_store(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/store/list", response_class=StreamingResponse, tags=["store"])
     def list_objects(workspace: Own, prefix: Key = "") -> StreamingResponse:
         """The workspace's objects, one a line."""
-        return StreamingResponse(gateway.list(workspace, prefix), media_type="application/x-ndjson")
+        return StreamingResponse(gateway.listing(workspace, prefix), media_type="application/x-ndjson")
 
     @app.post("/v1/store/commit", tags=["store"])
     async def commit(session: Session, workspace: Own, key: Key, request: Request) -> Committed:
