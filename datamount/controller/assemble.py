@@ -13,7 +13,7 @@ from datamount.controller import store
 from datamount.controller.app import Controller, create_app
 from datamount.controller.audit import Audit
 from datamount.controller.auth import Authenticator
-from datamount.controller.certificates import CHECK_SECONDS, FILE_SECONDS, SelfSigned, Served, from_files
+from datamount.controller.certificates import CHECK_SECONDS, FILE_SECONDS, Mounted, SelfSigned, Served
 from datamount.controller.events import ProgressEvents
 from datamount.controller.kube import Kube
 from datamount.controller.leases import Leases
@@ -93,6 +93,6 @@ def _served(settings: Settings, kube: Kube) -> Served | None:
     if settings.tls.mode == "off":
         return None
     if settings.tls.mode == "files":
-        return Served(from_files(settings.tls.folder), seconds=FILE_SECONDS)
+        return Served(Mounted(kube, settings).keep, seconds=FILE_SECONDS)
     keep = SelfSigned(kube, settings).keep
     return Served(lambda: keep()[0], seconds=CHECK_SECONDS)

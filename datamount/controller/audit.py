@@ -47,7 +47,7 @@ class Audit:
         if subject is not None:
             line |= {name: getattr(subject, name) for name in ("namespace", "pod", "uid", "user", "image")}
         line |= {name: _plain(value) for name, value in fields.items() if value is not None}
-        text = json.dumps(line) + "\n"
+        text = json.dumps(line, separators=(",", ":")) + "\n"
         with self._lock:
             file = self._open()
             file.write(text)

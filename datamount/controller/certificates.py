@@ -139,9 +139,7 @@ class SelfSigned:
             with contextlib.suppress(Conflict):  # another replica wrote it: read what it wrote
                 pair, bundle = self._secret()
                 self._kube.keep_ca_bundle(self._settings.tls.webhook, bundle)
-                for namespace in self._settings.namespaces:
-                    name = self._settings.tls.ca_config_map
-                    self._kube.keep_config_map(namespace, name, {AUTHORITY: bundle.decode()})
+                tell_sidecars(self._kube, self._settings, bundle)
                 return pair, bundle
         raise Unavailable("the certificate's Secret is always changed by someone else.", who="the hub's operator")
 
@@ -228,3 +226,35 @@ class Served:
 def from_files(folder: Path) -> Callable[[], Pair]:
     """Reads tls.crt and tls.key, as cert-manager's Secret is mounted."""
     return lambda: Pair((folder / CERTIFICATE).read_bytes(), (folder / KEY).read_bytes())
+
+
+class Mounted:
+    """A mounted certificate (tls.crt, tls.key), whose authority (ca.crt, where there is one) goes to the sidecars.
+
+    The webhook's caBundle is the mounter's: cert-manager injects it.
+    """
+
+    def __init__(self, kube: Kube, settings: Settings) -> None:
+        self._kube = kube
+        self._settings = settings
+        self._read = from_files(settings.tls.folder)
+        self._told = b""
+
+    def keep(self) -> Pair:
+        """The pair to serve. A ConfigMap that cannot be written is tried again and does not keep us from serving."""
+        pair = self._read()
+        authority = self._settings.tls.folder / AUTHORITY
+        bundle = authority.read_bytes() if authority.exists() else b""
+        if bundle and bundle != self._told:
+            try:
+                tell_sidecars(self._kube, self._settings, bundle)
+                self._told = bundle
+            except DatamountError as error:
+                log.warning("certificate: sidecars cannot check it: %s", error.sentence())
+        return pair
+
+
+def tell_sidecars(kube: Kube, settings: Settings, bundle: bytes) -> None:
+    """Keep the ConfigMap with the authority in every session namespace."""
+    for namespace in settings.namespaces:
+        kube.keep_config_map(namespace, settings.tls.ca_config_map, {AUTHORITY: bundle.decode()})

@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from datamount.controller.certificates import Pair, SelfSigned, Served, from_files, make_authority, make_certificate
+from datamount.controller.certificates import (
+    Mounted,
+    Pair,
+    SelfSigned,
+    Served,
+    from_files,
+    make_authority,
+    make_certificate,
+)
 from datamount.controller.kube import Kube
 from datamount.controller.settings import Settings
 from tests.kube.server import KubeServer
@@ -166,3 +174,30 @@ def test_mounted_files_are_followed(tmp_path: Path, caplog: pytest.LogCaptureFix
     served.stop()
     assert handshake(served.context, authority.certificate).serial_number != before
     assert "PRIVATE KEY" not in caplog.text
+
+
+def test_a_mounted_authority_reaches_the_sidecars(kube: KubeServer, tmp_path: Path) -> None:
+    """With cert-manager the sidecars get the authority, also where the API server was down at first, and a new one."""
+    settings = Settings(namespaces=["hub", "class"], tls={"mode": "files", "folder": tmp_path})
+    mounted = Mounted(Kube(kube.client()), settings)
+
+    def mount() -> bytes:
+        authority = make_authority(NOW)
+        pair = make_certificate(authority, [HOST], NOW, 2)
+        for name, content in (("tls.crt", pair.certificate), ("tls.key", pair.key), ("ca.crt", authority.certificate)):
+            (tmp_path / name).write_bytes(content)
+        return authority.certificate
+
+    mount()
+    kube.down = True
+    served = Served(mounted.keep, seconds=60)
+    kube.down = False
+    for _ in range(2):
+        bundle = mount()
+        served.refresh()
+        for namespace in ("hub", "class"):
+            assert kube.read("configmaps", namespace, "datamount-ca")["data"]["ca.crt"].encode() == bundle
+        handshake(served.context, bundle)
+    kube.asked.clear()
+    served.refresh()
+    assert kube.asked == []
