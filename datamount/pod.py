@@ -38,6 +38,8 @@ WORK_FACTOR = 2.0
 With the default budget both stay within JupyterHub's 300 s."""
 TRIES = 2
 """Runs of fetch that were killed, after which it no longer tries: the third start opens without it."""
+LAST_SECONDS = 0.5
+"""Of the budget, kept for what comes after the data."""
 READY_SECONDS = 5.0
 """How long a notebook waits for a sidecar that does not answer."""
 RETRY_SECONDS = (1.0, 5.0, 15.0, 60.0)
@@ -125,8 +127,8 @@ class Launch:
         self.data_done.wait(max(self._left(), 0))
         if not self.work_done.wait(max(self._left(WORK_FACTOR), 0)):
             note(settings, "Your saved work was not all back in time. It is safe: see History.")
-        if not self.data_done.is_set():
-            say(f"the data is still coming after {settings.budget:g} s; the notebook opens meanwhile")
+        for name in _coming(settings):
+            say(f"{name}: still coming after {settings.budget:g} s; the notebook opens meanwhile")
         open_to_notebook(settings, handover)
 
     def _equip_jupyter(self) -> None:
@@ -144,7 +146,7 @@ class Launch:
 
     def _data(self, handover: Handover) -> None:
         try:
-            deliver(self.settings, handover, background=False)
+            deliver(self.settings, handover, background=False, budget=max(self._left() - LAST_SECONDS, 0.1))
         except BaseException as error:
             _report(self.settings, error)
         finally:
@@ -177,8 +179,20 @@ def hand_over(settings: PodSettings) -> Handover:
     return found
 
 
-def deliver(settings: PodSettings, handover: Handover, *, background: bool) -> None:
-    """Fetch the datasets that the start waits for, or (`background`) all that are not there. Writes env and status."""
+def _coming(settings: PodSettings) -> list[str]:
+    """The datasets that the start waited for, and that are not done."""
+    from datamount.status import read_status
+
+    status = read_status(settings.at.run / names.STATUS_FILE)
+    found = status.datasets.items() if status else ()
+    return [name for name, dataset in found if dataset.state in ("pending", "fetching") and not dataset.background]
+
+
+def deliver(settings: PodSettings, handover: Handover, *, background: bool, budget: float | None = None) -> None:
+    """Fetch the datasets that the start waits for, or (`background`) all that are not there. Writes env and status.
+
+    After `budget` seconds what is not done is left for the next call.
+    """
     from datamount.fetch import fetch as run_fetch
     from datamount.launch import report_fault
     from datamount.status import read_status
@@ -205,6 +219,7 @@ def deliver(settings: PodSettings, handover: Handover, *, background: bool) -> N
             only=only,
             background=None if background else False,
             progress=shown,
+            budget=budget,
         )
     finally:
         with suppress(Exception):
@@ -422,6 +437,7 @@ def sidecar() -> int:
             if child is None:
                 (settings.at.run / names.SIDECAR_FILE).unlink(missing_ok=True)
                 child = _start_background()
+                _reap(child)
             code = serve(settings)
         except Exception:
             traceback.print_exc()

@@ -88,8 +88,8 @@ class Reach:
     def _check(self, name: str, host: str, address: Address) -> None:
         if self.denies(address):
             raise Refused(
-                f'dataset "{name}": {host} is at {address}, an address of the machine\'s own network, which datasets '
-                "may not read.",
+                f'dataset "{name}": {host}{"" if host == str(address) else f" ({address})"} is an address of the '
+                "machine's own network, which datasets may not read.",
                 hint="Name a server that others can reach; or ask the operator to list the network in allow_addresses.",
                 who="the course's author",
             )

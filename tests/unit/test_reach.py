@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from datamount import names, reach
+from datamount.cli import app
 from datamount.drivers import open_driver
 from datamount.errors import Refused
 from datamount.manifest import Dataset
@@ -133,3 +136,19 @@ def test_every_driver_is_made_under_the_rules(monkeypatch: pytest.MonkeyPatch) -
     driver = open_driver("x", dataset(url="http://127.0.0.1:6443/x"))
     with pytest.raises(Refused, match="service of the hub"):
         driver.resolve()
+
+
+def test_the_command_refuses_local_files_in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datamount fetch` in a pod refuses a course's file:// dataset with the exit code of a refusal, and delivers it
+    on a laptop."""
+    course = tmp_path / "course"
+    course.mkdir()
+    (tmp_path / "x.csv").write_text("a\n")
+    (course / "datamount.yaml").write_text(f"version: 1\ndatasets:\n  x: {{url: '{(tmp_path / 'x.csv').as_uri()}'}}\n")
+    arguments = ["fetch", str(course), "--data", str(tmp_path / "data"), "--run", str(tmp_path / "run")]
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert CliRunner().invoke(app, arguments).exit_code == Refused.exit_code
+    assert not list((tmp_path / "data").rglob("x.csv"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert (tmp_path / "data/x/x.csv").read_text() == "a\n"
