@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Locator, Page
+from playwright.sync_api import TimeoutError as Timeout
 
 from tests.jupyter_client import Jupyter
 
@@ -74,7 +75,10 @@ class Session:
 
 
 def own_settings(folder: Path) -> dict[str, str]:
-    """Variables that keep Jupyter's own settings apart from those of whoever runs the tests."""
+    """Variables that keep Jupyter's own settings apart from those of whoever runs the tests; no news are fetched."""
+    notification = folder / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    notification.parent.mkdir(parents=True, exist_ok=True)
+    notification.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     return {
         "JUPYTER_CONFIG_DIR": str(folder / "jupyter"),
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
@@ -121,14 +125,25 @@ class Student:
         return self.page.locator(".jp-Notebook .cm-content").nth(number).inner_text().strip()
 
     def save(self) -> None:
-        """Press Save, and wait until it says that all is saved."""
-        self.page.locator(".dm-Save").click()
-        self.state("good")
+        """Press Save, and wait until it says that all is saved.
+
+        A kernel that tells its language late makes the notebook unsaved again: then once more, as a student would.
+        """
+        for seconds in (10, 40):
+            self.page.locator(".dm-Save").click()
+            with contextlib.suppress(Timeout):
+                self.state("good", seconds=seconds)
+                return
+        raise AssertionError(self.page.locator(".dm-State").inner_text())
 
     def state(self, mood: str, *, seconds: float = 40) -> str:
         """The state beside the Save button, once it is of this mood."""
         found = self.page.locator(f'.dm-State[data-mood="{mood}"]')
-        found.wait_for(timeout=seconds * 1000)
+        try:
+            found.wait_for(timeout=seconds * 1000)
+        except Timeout:
+            self.shot("timeout")
+            raise
         return found.inner_text().strip()
 
     def history(self) -> Locator:

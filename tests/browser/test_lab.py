@@ -198,8 +198,9 @@ def test_keyboard_palette_and_menu(course: Path, up: Up, student: Students) -> N
     ada.open("lab/tree/lesson.ipynb")
     ada.type("\n# one")
     ada.page.keyboard.press("Control+Alt+s")
-    ada.state("good")
-    assert len(ada.versions()) == 1
+    ada.page.locator('.dm-State[data-mood="busy"], .dm-State[data-mood="good"]').wait_for()
+    ada.save()
+    assert "# one" in _first_cell(ada, ada.versions()[-1]["id"])
     ada.type("\n# two")
     ada.page.keyboard.press("Control+Shift+C")
     ada.page.locator("#modal-command-palette input").fill("with a note")

@@ -12,7 +12,7 @@ from jupyter_server.utils import url_path_join
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from .forward import Answer, SidecarAbsent, send
+from .forward import Answer, SidecarAbsent, Torn, pieces, send
 from .run_folder import find_sidecar
 
 SENT_ON = ("Content-Type", "Accept", "Idempotency-Key", "If-None-Match", "Last-Event-ID")
@@ -24,7 +24,6 @@ HANDED_BACK = (
     "etag",
     "x-content-type-options",
 )
-PIECE = 64 * 1024
 STATIC = Path(__file__).parent / "static"
 PAGE_FILES = {"page.js": "text/javascript; charset=utf-8", "page.css": "text/css; charset=utf-8"}
 PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
@@ -70,15 +69,16 @@ class ForwardHandler(APIHandler):
             self.set_header("Content-Type", kind)
             self.set_header("X-Accel-Buffering", "no")
             await self.flush()
-            while True:
-                piece = await answer.reader.read(PIECE)
-                if not piece:
-                    break
+            async for piece in pieces(answer):
                 self.write(piece)
                 await self.flush()
             self.finish(set_content_type=kind)
-        except (StreamClosedError, ConnectionError):
-            pass  # the browser or the sidecar went away in the middle; there is nobody to tell
+        except StreamClosedError:
+            pass  # the browser went away; there is nobody to tell
+        except (Torn, ConnectionError):
+            # Half a download must not look like a whole one.
+            if self.request.connection is not None:
+                self.request.connection.stream.close()  # type: ignore[attr-defined,unused-ignore]
         finally:
             answer.writer.close()
 

@@ -58,10 +58,10 @@ function sentence(save) {
   const files = count => `${count} file${count === 1 ? '' : 's'} changed since`;
   const last = save.last ? `Saved to storage ${time(save.last.time)}` : 'Nothing has been saved yet';
   switch (save.state) {
-    case 'saving': return 'Saving …';
-    case 'failed': return `Not saved: ${save.error.detail} It is tried again; your files are safe in this session.`;
-    case 'changed': return `${last}. ${files(save.changed_files)}.`;
-    case 'saved': return `${last}. Nothing has changed since.`;
+    case 'saving': return '… Saving';
+    case 'failed': return `⚠ Not saved: ${save.error.detail} It is tried again; your files are safe in this session.`;
+    case 'changed': return `● ${last}. ${files(save.changed_files)}.`;
+    case 'saved': return `✓ ${last}. Nothing has changed since.`;
     default: return 'Nothing to save: nothing has changed.';
   }
 }
@@ -71,11 +71,25 @@ function list(details, items) {
   details.querySelector('ul').replaceChildren(...items.map(item => element('li', item)));
 }
 
+let shownMerge;
+
+async function showMerge(merge) {
+  if (!merge || shownMerge === merge.time) return;
+  shownMerge = merge.time;
+  byId('merge').hidden = false;
+  byId('merge').querySelector('summary').textContent = merge.summary;
+  const whole = await call('merge').catch(error => ({ markdown: error.message }));
+  byId('merge').querySelector('pre').textContent = whole.markdown;
+}
+
 let shownVersion;
 
 function show(status) {
   const { save, data } = status;
-  byId('state').textContent = sentence(save);
+  const said = sentence(save);
+  // Only when it changes: a screen reader reads it out each time.
+  if (byId('state').textContent !== said) byId('state').textContent = said;
+  showMerge(status.merge);
   byId('save-button').disabled = save.saving;
   list(byId('changed'), save.changed);
   list(byId('skipped'), save.last ? save.last.skipped.map(item => `${item.path}: ${item.reason}`) : []);
@@ -87,19 +101,33 @@ function show(status) {
   }
 }
 
+const STATES = { ready: '✓ Ready', pending: '… Waiting to be fetched', fetching: '… Fetching', partial: '⚠ Partly there', failed: '⚠ Not there' };
+
 function showData(data) {
   byId('data-fault').textContent = data && data.error ? `${data.error.detail} ${data.error.hint || ''}` : '';
   const rows = Object.entries((data && data.datasets) || {}).map(([name, set]) => {
-    const coming = set.bytes_total ? ` ${Math.floor(100 * set.bytes_done / set.bytes_total)} %` : '';
-    const state = [element('span', set.state === 'fetching' ? `fetching${coming}` : set.state)];
+    const coming = set.state === 'fetching' && set.bytes_total ? ` ${Math.floor(100 * set.bytes_done / set.bytes_total)} %` : '';
+    const state = [element('span', `${STATES[set.state]}${coming}`)];
     if (set.error) {
       state.push(element('p', [set.error.detail, set.error.hint, set.error.who && `Who can mend it: ${set.error.who}.`].filter(Boolean).join(' ')));
     }
-    const title = set.title ? [element('strong', name), element('div', set.title)] : [element('strong', name)];
+    const title = [element('strong', name)];
+    for (const text of [set.title, set.license && `Licence: ${set.license}`, set.citation && `Cite as: ${set.citation}`]) {
+      if (text) title.push(element('div', text));
+    }
     return row(title, state, size(set.bytes_done), [element('code', set.path)]);
   });
+  byId('data').hidden = rows.length === 0;
   byId('data').querySelector('tbody').replaceChildren(...rows);
 }
+
+const REASONS = { manual: 'saved by hand', auto: 'saved by itself', exit: 'saved at the end of a session' };
+
+// Notes of restores name another version by id; people know it by its time.
+const note = (version, versions) => version.message.replace(/\b\d{8,}-[0-9a-f]{8,}\b/, id => {
+  const named = versions.find(other => other.id === id);
+  return named ? time(named.time) : id;
+});
 
 async function showHistory() {
   let versions;
@@ -110,25 +138,40 @@ async function showHistory() {
     return;
   }
   const rows = versions.map(version => {
-    const restore = element('button', 'Restore', { type: 'button', className: 'plain' });
+    const restore = element('button', 'Restore …', { type: 'button', className: 'plain' });
     restore.setAttribute('aria-label', `Restore the version of ${time(version.time)}`);
     restore.addEventListener('click', () => bringBack(version));
     const zip = element('a', 'Download', { className: 'button plain', href: `${api}snapshots/${version.id}/archive.zip` });
-    return row(time(version.time), version.reason, version.message, `${version.files} (${size(version.bytes)})`, [restore, ' ', zip]);
+    zip.setAttribute('aria-label', `Download the version of ${time(version.time)} as zip`);
+    return row(time(version.time), REASONS[version.reason] || version.reason, note(version, versions), `${version.files} (${size(version.bytes)})`, [restore, ' ', zip]);
   });
+  byId('history').hidden = rows.length === 0;
+  byId('no-history').hidden = rows.length > 0;
   byId('history').querySelector('tbody').replaceChildren(...rows);
 }
 
+const count = (number, word) => `${number} ${word}${number === 1 ? '' : 's'}`;
+
 async function bringBack(version) {
-  if (!confirm(`Bring back your files as of ${time(version.time)}? What is there now is saved first.`)) return;
   await act(async () => {
-    const done = await call(`snapshots/${version.id}/restore`, {});
+    const place = `snapshots/${version.id}/restore`;
+    const preview = await call(place, { dry_run: true });
+    if (!preview.replaced.length && !preview.new.length) {
+      notice(`Your files are as they were at ${time(version.time)} already.`);
+      return;
+    }
+    const names = [...preview.replaced, ...preview.new];
+    const shown = names.slice(0, 10).join('\n') + (names.length > 10 ? `\nand ${names.length - 10} more` : '');
+    const question = `Bring back ${count(names.length, 'file')} as of ${time(version.time)}? What is there now is saved first.\n\n${shown}`;
+    if (!confirm(question)) return;
+    const done = await call(place, {});
     const undo = element('button', 'Undo', { type: 'button', className: 'plain' });
     undo.addEventListener('click', () => act(async () => {
       await call(`snapshots/${done.undo}/restore`, {});
-      notice('Undone.');
+      notice('Undone: your files are as they were before.');
     }));
-    notice(`${done.restored.length} files restored, ${done.failed.length} failed. `, undo);
+    const failed = done.failed.map(item => ` Not restored: ${item.path} (${item.reason}).`).join('');
+    notice(`${count(done.restored.length, 'file')} restored.${failed} Open documents: load them again from their files. `, undo);
   });
 }
 

@@ -70,6 +70,8 @@ export interface IDataStatus {
 export interface IStatus {
   data: IDataStatus | null;
   save: ISaveState;
+  /** What the launch merged; null or missing where it merged nothing. */
+  merge?: IMergeSummary | null;
 }
 
 export interface ISnapshot {
@@ -113,6 +115,39 @@ export interface IDifference {
   after: number | null;
 }
 
+export interface ICellDifference {
+  kind: 'added' | 'removed' | 'changed' | 'results';
+  index: number;
+  cell_type: string;
+  before: string | null;
+  after: string | null;
+  moved: boolean;
+  lines: string[];
+}
+
+export interface IFileDifference {
+  path: string;
+  format: 'notebook' | 'text' | 'binary' | 'large';
+  before: number | null;
+  after: number | null;
+  cells: ICellDifference[];
+  lines: string[];
+}
+
+export interface IPreview {
+  new: string[];
+  replaced: string[];
+  unchanged: number;
+  not_stored: string[];
+}
+
+export interface IMergeSummary {
+  version: string;
+  time: string;
+  summary: string;
+  to_look_at: number;
+}
+
 export interface IRestored {
   restored: string[];
   unchanged: number;
@@ -152,10 +187,19 @@ export class Client {
     return this.json(`snapshots/${encodeURIComponent(id)}/diff${query}`);
   }
 
-  /** A file of a version. */
-  async text(id: string, path: string): Promise<string> {
+  fileDiff(id: string, path: string, against?: string): Promise<IFileDifference> {
     const name = path.split('/').map(encodeURIComponent).join('/');
-    return (await this.response(`snapshots/${encodeURIComponent(id)}/files/${name}`)).text();
+    const query = against ? `?against=${encodeURIComponent(against)}` : '';
+    return this.json(`snapshots/${encodeURIComponent(id)}/diff/${name}${query}`);
+  }
+
+  /** What a restore would do; nothing is done. */
+  preview(id: string, paths: string[]): Promise<IPreview> {
+    return this.json(`snapshots/${encodeURIComponent(id)}/restore`, { body: { paths, dry_run: true } });
+  }
+
+  merge(): Promise<{ markdown: string | null }> {
+    return this.json('merge');
   }
 
   restore(id: string, paths: string[]): Promise<IRestored> {

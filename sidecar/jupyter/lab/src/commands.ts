@@ -5,15 +5,19 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import { ISignal, Signal } from '@lumino/signaling';
 import { Widget } from '@lumino/widgets';
 
-import type { IRestored, ISkipped, ISnapshot } from './api';
+import type { IPreview, IRestored, ISkipped, ISnapshot } from './api';
 import type { Documents } from './documents';
 import type { SessionModel } from './model';
+import { Preview } from './preview';
 import { moment, reason } from './words';
 
 export const SAVE = 'datamount:save';
 export const SAVE_WITH_MESSAGE = 'datamount:save-with-message';
 export const HISTORY = 'datamount:history';
 export const DATA = 'datamount:data';
+
+/** Reasons to leave a file out that no student needs to hear of; the panel lists them all the same. */
+const EXPECTED = ['a cache', "the link to the course's data", 'excluded by the course'];
 
 /** What the last restore did, and how to take it back. */
 export interface INotice {
@@ -31,12 +35,22 @@ export class Actions {
 
   /** Write the open documents to their files, then save all files. Resolves when that is durable, or told why not. */
   async save(message = ''): Promise<boolean> {
+    this.model.setBusy(true);
+    try {
+      return await this._save(message);
+    } finally {
+      this.model.setBusy(false);
+    }
+  }
+
+  private async _save(message: string): Promise<boolean> {
     const { trans } = this;
     if (!(await this._writeDocuments(trans.__('Not saved: an open document could not be written.')))) {
       return false;
     }
     try {
       const saved = await this.model.client.save(message);
+      this.model.setWritten(false);
       this._tellSkipped(saved.skipped);
       return true;
     } catch (error) {
@@ -70,22 +84,29 @@ export class Actions {
     return this._noticed;
   }
 
-  /** Bring back a version, or chosen files of it, after asking. What is there now is saved first. */
+  /** Bring back a version, or chosen files of it, after showing what that changes. What is there is saved first. */
   async restore(version: ISnapshot, paths: string[]): Promise<void> {
     const { trans } = this;
-    const when = moment(version.time);
-    const what = paths.length
-      ? trans._n('Bring back %1 file as of %2?', 'Bring back %1 files as of %2?', paths.length, when)
-      : trans.__('Bring back all files as of %1?', when);
-    const rest = trans.__(
-      'Everything as it is now, with the edits of open documents, is saved as a version first. Files that are not in that version stay.'
-    );
+    if (!(await this._writeDocuments(this._notRestored))) {
+      return;
+    }
+    let preview: IPreview;
+    try {
+      preview = await this.model.client.preview(version.id, paths);
+    } catch (error) {
+      this.tell('error', trans.__('Not restored: %1', reason(error, trans)));
+      return;
+    }
     const answer = await showDialog({
-      title: trans.__('Restore'),
-      body: `${what} ${rest}`,
-      buttons: [Dialog.cancelButton(), Dialog.okButton({ label: trans.__('Restore') })]
+      title: trans.__('Restore the version of %1', moment(version.time)),
+      body: new Preview(preview, trans),
+      buttons: preview.replaced.length + preview.new.length ? [Dialog.cancelButton(), Dialog.okButton({ label: trans.__('Restore') })] : [Dialog.okButton()]
     });
-    if (answer.button.accept && (await this._writeDocuments(this._notRestored))) {
+    if (!answer.button.accept || !(preview.replaced.length + preview.new.length)) {
+      return;
+    }
+    // Again: the dialog may have been open for long, and Jupyter saves by itself meanwhile.
+    if (await this._writeDocuments(this._notRestored)) {
       const done = await this._bringBack(version.id, paths);
       if (done) {
         this._note(done, { version: done.undo, paths: done.restored });
@@ -143,7 +164,10 @@ export class Actions {
 
   /** Tell what a save left out, once for each file and reason. */
   private _tellSkipped(skipped: ISkipped[]): void {
-    const fresh = skipped.map(item => `${item.path}: ${item.reason}`).filter(text => !this._told.has(text));
+    const fresh = skipped
+      .filter(item => !EXPECTED.includes(item.reason))
+      .map(item => `${item.path}: ${item.reason}`)
+      .filter(text => !this._told.has(text));
     fresh.forEach(text => this._told.add(text));
     if (fresh.length) {
       const { trans } = this;
@@ -161,6 +185,7 @@ export class Actions {
       hasClose: false
     });
     wait.launch().catch(() => undefined);
+    this.model.setBusy(true);
     try {
       const done = await this.model.client.restore(version, paths);
       await this.documents.revert(done.restored);
@@ -170,6 +195,8 @@ export class Actions {
       this.tell('error', trans.__('Not restored: %1', reason(error, trans)));
       return null;
     } finally {
+      this.model.setBusy(false);
+      this.model.setWritten(false);
       wait.dispose();
     }
   }

@@ -55,9 +55,9 @@ export class Documents {
       }
     }
     await this.app.commands.execute('docmanager:save-all');
-    const left = this.unsaved();
-    if (left.length) {
-      throw new Error(left.join(', '));
+    if (this.unsaved().length) {
+      // Typed while it was being written, or the kernel has just told its language.
+      await this.app.commands.execute('docmanager:save-all');
     }
   }
 

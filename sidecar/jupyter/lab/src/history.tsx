@@ -24,6 +24,7 @@ export function History({ actions, panel }: IProps): JSX.Element {
       <h2>{trans.__('Saved work')}</h2>
       <Now actions={actions} />
       <Notice actions={actions} />
+      <Merged actions={actions} />
       <h2>{trans.__('History')}</h2>
       {fault && (
         <p className="dm-Fault" role="alert">
@@ -108,6 +109,32 @@ function Lists({ status, actions }: { status: IStatus; actions: Actions }): JSX.
       <Folded title={trans.__('Changed since the last save (%1)', changed_files)} items={files} />
       <Folded title={trans.__('Not part of the last save (%1)', skipped.length)} items={skipped} />
     </>
+  );
+}
+
+/** What this launch merged, where a newer course met saved work: a line, and the report on demand. */
+function Merged({ actions }: { actions: Actions }): JSX.Element | null {
+  const { model, trans } = actions;
+  const merge = model.status?.merge;
+  const [report, setReport] = React.useState('');
+  if (!merge) {
+    return null;
+  }
+  const load = async () => {
+    try {
+      setReport((await model.client.merge()).markdown ?? '');
+    } catch (error) {
+      setReport(reason(error, trans));
+    }
+  };
+  return (
+    <section className={merge.to_look_at ? 'dm-Warning' : 'dm-Notice'} aria-label={trans.__('What this launch merged')}>
+      <p>{merge.summary}</p>
+      <details className="dm-Folded" onToggle={event => event.currentTarget.open && !report && void load()}>
+        <summary>{trans.__('The report')}</summary>
+        <pre className="dm-Report">{report}</pre>
+      </details>
+    </section>
   );
 }
 

@@ -88,6 +88,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
     });
     // No one signal tells of every open document's edits, also of those that extensions open.
     window.setInterval(() => actions.look(), LOOK_MILLISECONDS);
+    app.serviceManager.contents.fileChanged.connect(() => model.setWritten(true));
     window.addEventListener('beforeunload', event => {
       actions.look();
       if (model.atRisk()) {

@@ -10,6 +10,8 @@ import { ApiError, Client, IProblem, IStatus } from './api';
  */
 export type Link = 'asking' | 'connected' | 'absent' | 'lost';
 
+/** Milliseconds within which the sidecar has noticed a change of a file, in the largest folders. */
+const LOOKS_AT_LEAST_EVERY = 40000;
 const FIRST_PAUSE = 1000;
 const LONGEST_PAUSE = 30000;
 
@@ -32,6 +34,11 @@ export class SessionModel {
   /** Open documents with edits that are in this browser tab only. */
   unsaved: string[] = [];
 
+  /** A save or restore that this tab asked for is under way. */
+  busy = false;
+  /** A file was written, and the sidecar has not looked at it yet. */
+  written = false;
+
   /** Something above has changed. */
   get changed(): ISignal<this, void> {
     return this._changed;
@@ -45,6 +52,23 @@ export class SessionModel {
   setUnsaved(paths: string[]): void {
     if (paths.join('\n') !== this.unsaved.join('\n')) {
       this.unsaved = paths;
+      this._changed.emit();
+    }
+  }
+
+  setBusy(busy: boolean): void {
+    this.busy = busy;
+    this._changed.emit();
+  }
+
+  /** A file was written: until the sidecar has looked, the last save must not be taken to hold it. */
+  setWritten(written: boolean): void {
+    window.clearTimeout(this._looks);
+    if (written) {
+      this._looks = window.setTimeout(() => this.setWritten(false), LOOKS_AT_LEAST_EVERY);
+    }
+    if (written !== this.written) {
+      this.written = written;
       this._changed.emit();
     }
   }
@@ -114,6 +138,11 @@ export class SessionModel {
   private _receive(status: IStatus): void {
     const before = this.status?.save.last?.id;
     this.status = status;
+    if (status.save.state !== 'saved' && status.save.state !== 'unchanged') {
+      // It has noticed; what it says from here on is about the files as they are.
+      window.clearTimeout(this._looks);
+      this.written = false;
+    }
     this._set('connected');
     if (status.save.last?.id !== before) {
       this._saved.emit();
@@ -132,6 +161,7 @@ export class SessionModel {
 
   private _changed = new Signal<this, void>(this);
   private _saved = new Signal<this, void>(this);
+  private _looks = 0;
   private _stream: AbortController | null = null;
   private _wake: (() => void) | null = null;
 }

@@ -29,9 +29,10 @@ export function describe(model: SessionModel, trans: TranslationBundle): IState 
   }
   const save = model.status.save;
   const last = save.last ? trans.__('Saved to storage %1', moment(save.last.time)) : '';
+  if (save.state === 'saving' || model.busy) {
+    return same('busy', save.restoring ? trans.__('Restoring …') : trans.__('Saving …'));
+  }
   switch (save.state) {
-    case 'saving':
-      return same('busy', save.restoring ? trans.__('Restoring …') : trans.__('Saving …'));
     case 'failed': {
       const safe = trans.__('It is tried again; your files are safe in this session.');
       const long = `${trans.__('Not saved:')} ${explain(save.error!, trans)} ${safe}`;
@@ -49,6 +50,10 @@ export function describe(model: SessionModel, trans: TranslationBundle): IState 
       : trans._n('%1 file not saved yet', '%1 files not saved yet', save.changed_files);
     const soon = save.autosave ? trans.__('It is saved by itself soon.') : '';
     return { mood: 'pending', short: since, long: [last && last + '.', since + '.', soon].filter(Boolean).join(' ') };
+  }
+  if (model.written) {
+    const looking = trans.__('Looking for changes …');
+    return { mood: 'pending', short: looking, long: [last && last + '.', looking].filter(Boolean).join(' ') };
   }
   if (save.state === 'saved') {
     return { mood: 'good', short: last, long: trans.__('%1. Nothing has changed since.', last) };

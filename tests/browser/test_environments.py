@@ -1,0 +1,122 @@
+"""Course images that know nothing of datamount: both extensions come in by JUPYTER_CONFIG_PATH alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.environments import OLD, Pod, environment
+from tests.browser.session import Student, notebook
+
+pytestmark = pytest.mark.slow
+Students = Callable[..., Student]
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Iterator[Pod]:
+    found = Pod(tmp_path / "pod")
+    (found.work / "lesson.ipynb").write_text(notebook("answer = 1"))
+    with found.sidecar():
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("packages", "module", "path"),
+    [
+        (("jupyterlab>=4",), "jupyterlab", "lab/tree/lesson.ipynb"),
+        (("notebook>=7",), "notebook", "notebooks/lesson.ipynb"),
+        (("jupyterlab==4.0.*", "jupyter_server<2.10"), "jupyterlab", "lab/tree/lesson.ipynb"),
+        (("notebook==7.0.*",), "notebook", "notebooks/lesson.ipynb"),
+    ],
+    ids=["jupyterlab", "notebook", "jupyterlab-4.0", "notebook-7.0"],
+)
+def test_save_button_in_an_unchanged_environment(
+    packages: tuple[str, ...], module: str, path: str, pod: Pod, student: Students
+) -> None:
+    """In an environment with nothing but Jupyter, the newest or an old one, the Save button saves; history restores."""
+    with pod.jupyter(environment(*packages), module) as jupyter:
+        ada = student(jupyter)
+        ada.open(path)
+        ada.type("\n# mine")
+        ada.save()
+        ada.type("\n# later")
+        ada.save()
+        assert "# later" in (pod.work / "lesson.ipynb").read_text()
+        version = ada.version(len(ada.versions()) - 1)
+        version.get_by_role("button", name="Restore all").click()
+        ada.dialog().get_by_role("button", name="Restore").click()
+        ada.page.get_by_role("button", name="Undo", exact=True).wait_for()
+        expect(ada.page.locator(".jp-Notebook .cm-content").first).not_to_contain_text("# later")
+        expect(ada.dialog()).to_have_count(0)
+        ada.shot("restored")
+        assert jupyter.run("import os; print(os.environ['COURSE_PATH'])") == "/data/course\n"
+
+
+def test_the_page_in_jupyterlab_3(pod: Pod, student: Students, violations: Callable[..., list[str]]) -> None:
+    """With JupyterLab 3.6 on jupyter_server 1.x the page saves, restores and undoes; Lab itself opens undisturbed."""
+    with pod.jupyter(environment(*OLD), "jupyterlab") as jupyter:
+        ada = student(jupyter)
+        ada.open("datamount/", wait="#state")
+        expect(ada.page.locator("#state")).not_to_have_text("Asking …")
+        (pod.work / "lesson.ipynb").write_text(notebook("answer = 2"))
+        ada.page.get_by_label("Note for this version").fill("by the page")
+        ada.page.get_by_role("button", name="Save now").click()
+        ada.page.get_by_text("Saved.", exact=True).wait_for()
+        expect(ada.page.locator("#state")).to_contain_text("Saved to storage")
+        assert ada.versions()[0]["message"] == "by the page"
+        ada.shot("page")
+        assert violations(ada) == []
+        (pod.work / "lesson.ipynb").write_text(notebook("answer = 3"))
+        ada.page.on("dialog", lambda dialog: dialog.accept())
+        ada.page.locator("#history").get_by_role("button", name="Restore").first.click()
+        ada.page.get_by_role("button", name="Undo").wait_for()
+        assert (pod.work / "lesson.ipynb").read_text() == notebook("answer = 2")
+        ada.shot("page-restored")
+        ada.page.get_by_role("button", name="Undo").click()
+        ada.page.get_by_text("Undone").wait_for()
+        assert (pod.work / "lesson.ipynb").read_text() == notebook("answer = 3")
+        assert jupyter.run("import os; print(os.environ['COURSE_PATH'])") == "/data/course\n"
+        ada.page.goto(f"{jupyter.url}/lab")
+        ada.page.locator("#jp-main-dock-panel").wait_for()
+        expect(ada.dialog()).to_have_count(0)
+        ada.shot("lab-3")
+
+
+def test_the_page_in_the_dark(pod: Pod, student: Students, violations: Callable[..., list[str]]) -> None:
+    """The page is readable on dark screens and narrow ones: nothing serious for axe-core, no sideways scrolling."""
+    with pod.jupyter(environment("jupyterlab>=4"), "jupyterlab") as jupyter:
+        ada = student(jupyter, color_scheme="dark", viewport={"width": 400, "height": 800})
+        ada.open("datamount/", wait="#state")
+        ada.page.get_by_role("button", name="Save now").click()
+        ada.page.locator("#history tbody tr").first.wait_for()
+        ada.shot("dark")
+        assert violations(ada) == []
+
+
+def python38() -> str:
+    """A Python 3.8, if this machine has one."""
+    for name in (os.environ.get("DATAMOUNT_PYTHON38"), shutil.which("python3.8"), *_pyenv()):
+        if name and subprocess.run([name, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return name
+    # Not `servers.require`: Debian has none, and test_old_python.py holds the syntax to 3.8 everywhere.
+    pytest.skip("no Python 3.8 here; DATAMOUNT_PYTHON38 may name one")
+
+
+def _pyenv() -> list[str]:
+    return sorted(map(str, Path.home().glob(".pyenv/versions/3.8.*/bin/python")))
+
+
+def test_python_3_8(pod: Pod) -> None:
+    """The server extension runs on Python 3.8 with jupyter_server 1.x: a save goes through."""
+    with pod.jupyter(environment(*OLD, python=python38()), "jupyterlab") as jupyter:
+        assert jupyter.run("import sys; print(sys.version_info[:2])") == "(3, 8)\n"
+        saved = jupyter.datamount("POST", "snapshots", json={"message": "from 3.8"})
+        assert saved.status_code == 201, saved.text
+        with jupyter.http.stream("GET", "/datamount/api/v1/events") as stream:
+            assert next(stream.iter_lines()) == "event: state"
