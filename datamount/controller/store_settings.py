@@ -41,6 +41,6 @@ class StoreSettings(BaseModel):
         "only for a store that knows no conditional writes.",
     )
     share_days: int = Field(90, ge=1, le=3650, description="The longest that a read-only link is valid, in days.")
-    public_url: URL | None = Field(
+    public_url: Annotated[str, Field(pattern=r"^https?://[^?#\s]+$")] | None = Field(
         None, description="The controller's address for browsers, for links that open outside of a session."
     )

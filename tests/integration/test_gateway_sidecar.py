@@ -1,0 +1,142 @@
+"""Links and resume keys through the sidecar's API and the command line, with a gateway behind it and without."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from typer.testing import CliRunner
+
+from datamount.cli import app as command_line
+from datamount.errors import DatamountError
+from sidecar.__main__ import make_session
+from sidecar.app import create_app
+from sidecar.settings import Settings
+from tests import servers
+from tests.gateway import COURSE, GatewaySite, open_workspace, running_gateway
+
+TOKEN = "t" * 43
+
+
+@contextmanager
+def sidecar(folder: Path, site: GatewaySite | None, user: str = "ada") -> Iterator[httpx.Client]:
+    """A sidecar over folder/work, with the gateway's store or one of its own."""
+    for name in ("work", "run", "state"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    settings = Settings(
+        folder=folder / "work",
+        run=folder / "run",
+        state=folder / "state",
+        store=(folder / "store").as_uri(),
+        owner="ada",
+        course=COURSE,
+        autosave=False,
+    )
+    pod = site.client(user=user) if site else None
+    opener = (lambda _: open_workspace(pod, folder / "state/work-key.json")) if pod else None
+    session = make_session(settings, opener)
+    server = uvicorn.Server(uvicorn.Config(create_app(session, TOKEN), port=0, log_level="critical", lifespan="on"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    (folder / "run/sidecar.json").write_text(json.dumps({"url": url, "token": TOKEN}))
+    try:
+        with httpx.Client(
+            base_url=f"{url}/api/v1", headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False, timeout=60
+        ) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(60)
+
+
+@pytest.fixture
+def anonymous(tmp_path: Path, s3: servers.S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewaySite]:
+    with running_gateway(tmp_path, s3, monkeypatch, anonymous=True, public_url="https://hub.example.edu/dm") as site:
+        yield site
+
+
+def cli(run: Path, *arguments: str) -> Any:
+    return CliRunner().invoke(command_line, ["share", *arguments, "--run", str(run)])
+
+
+def test_an_anonymous_student_comes_back_with_the_key(anonymous: GatewaySite, tmp_path: Path) -> None:
+    """The panel shows no key before the first save and one after it; pasted into another session it brings the work
+    back, what was in that session is kept as `undo`, and later saves go to the same work. A wrong key changes
+    nothing."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    with sidecar(one, anonymous, "org-course-x1") as api:
+        assert api.get("/resume").json() == {"kind": "work-key", "key": None}
+        (one / "work/report.txt").write_text("hours of work")
+        assert api.post("/snapshots", json={"message": "done"}).status_code == 201
+        key = api.get("/resume").json()["key"]
+        assert key.startswith("dmk_")
+    with sidecar(two, anonymous, "org-course-x2") as api:
+        (two / "work/report.txt").write_text("begun anew")
+        refused = api.post("/resume", json={"key": "dmk_" + "A" * 43})
+        assert refused.status_code == 403
+        assert "no work is kept" in refused.json()["detail"]
+        assert (two / "work/report.txt").read_text() == "begun anew"
+        resumed = api.post("/resume", json={"key": key})
+        assert resumed.status_code == 200, resumed.text
+        assert resumed.json()["versions"] == 1
+        assert resumed.json()["restored"]["restored"] == ["report.txt"]
+        assert (two / "work/report.txt").read_text() == "hours of work"
+        undo = resumed.json()["restored"]["undo"]
+        assert api.get(f"/snapshots/{undo}/files/report.txt").text == "begun anew"
+        (two / "work/report.txt").write_text("more work")
+        api.post("/snapshots", json={})
+        assert api.get("/resume").json()["key"] == key
+    with sidecar(one, anonymous, "org-course-x1") as api:
+        assert api.get("/snapshots/latest/files/report.txt").text == "more work"
+
+
+def test_a_link_is_given_listed_and_ended_from_the_command_line(anonymous: GatewaySite, tmp_path: Path) -> None:
+    """`datamount share` prints a link once, --list shows that it is there but not its secret, --revoke ends it."""
+    with sidecar(tmp_path / "one", anonymous) as api:
+        run = tmp_path / "one/run"
+        (tmp_path / "one/work/a.txt").write_text("a")
+        nothing = cli(run)
+        assert isinstance(nothing.exception, DatamountError)
+        api.post("/snapshots", json={})
+        given = json.loads(cli(run, "latest", "--days", "3", "--json").output)
+        assert given["link"] == f"https://hub.example.edu/dm/s/{given['secret']}"
+        listed = cli(run, "--list").output
+        assert given["id"][:12] in listed
+        assert given["secret"] not in listed
+        answer = httpx.get(f"{anonymous.url}/v1/shared", headers={"Datamount-Share": given["secret"]})
+        assert [f["path"] for f in answer.json()["files"]] == ["a.txt"]
+        assert "ended" in cli(run, "--revoke", given["id"][:8]).output
+        assert httpx.get(f"{anonymous.url}/v1/shared", headers={"Datamount-Share": given["secret"]}).status_code == 404
+        assert cli(run, "--list").output == ""
+
+
+def test_a_store_of_ones_own_says_that_it_has_no_links(tmp_path: Path) -> None:
+    """Over a plain store, shares and resume answer a problem that says what to do instead; so does the command."""
+    with sidecar(tmp_path, None) as api:
+        for answer in (
+            api.post("/shares", json={}),
+            api.get("/shares"),
+            api.delete(f"/shares/{'a' * 64}"),
+            api.post("/resume", json={"key": "dmk_x"}),
+        ):
+            assert answer.status_code == 409
+            assert "zip" in answer.json()["hint"]
+        assert api.get("/resume").json() == {"kind": "store", "key": None}
+        refused = cli(tmp_path / "run")
+        assert isinstance(refused.exception, DatamountError)
+        assert "zip" in refused.exception.hint
+    gone = cli(tmp_path / "nowhere")
+    assert isinstance(gone.exception, DatamountError)
+    assert "no running session" in gone.exception.message
