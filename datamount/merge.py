@@ -12,6 +12,7 @@ Pure: trees in, decisions and a report out. Nothing of either side is missing in
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -25,6 +26,8 @@ from pydantic import BaseModel, Field
 from datamount.merge_notebook import CellKind, MergedNotebook, merge_notebooks
 from datamount.merge_text import merge_file
 from datamount.scan import printable
+
+log = logging.getLogger(__name__)
 
 TEXT_LIMIT = 4 << 20
 NOTEBOOK_LIMIT = 20 << 20
@@ -235,11 +238,18 @@ class _Trees:
         old, own, new = (read(path) for read in self.read)
         if old is None or own is None or new is None:
             return None
-        if not notebook:
-            text = merge_file(path, old, own, new)
-            return None if text is None else (text, None)
-        result = merge_notebooks(old, own, new, self.ref, self.other.phrase)
-        return None if result is None else (result.data, result)
+        text: bytes | None = None
+        found: MergedNotebook | None = None
+        try:
+            if notebook:
+                found = merge_notebooks(old, own, new, self.ref, self.other.phrase)
+            else:
+                text = merge_file(path, old, own, new)
+        except Exception:  # a fault of ours or of a library: the files stand beside each other, and the launch goes on
+            log.exception("merging failed path=%s", printable(path))
+        if found is not None:
+            return found.data, found
+        return None if text is None else (text, None)
 
     def _beside(self, path: str, named: str) -> None:
         """The course's file under a name of its own; `named` is the part of the path that the name is for."""

@@ -7,6 +7,7 @@ never runs into a save. "Saved" is said only after `Workspace.save` has returned
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -315,12 +316,19 @@ class Session:
 
     def _inside(self, into: str) -> Path:
         folder = self.settings.folder.resolve()
-        target = (folder / into).resolve()
-        if target != folder and folder not in target.parents:
-            raise UsageError(
-                f'"{into}" is not inside the session\'s folder.', hint='Give a relative path such as "old".', who="you"
-            )
-        return target
+        try:
+            target = (folder / into).resolve()
+            inside = target == folder or folder in target.parents
+            usable = inside and max(len(os.fsencode(part)) for part in target.parts) <= 255
+            if usable and next(found for found in (target, *target.parents) if found.exists()).is_dir():
+                return target
+        except (ValueError, OSError):  # no name of a file: NUL, surrogates, too long, links in a circle
+            pass
+        raise UsageError(
+            f"{into!r} is no folder inside the session's folder, nor a name for a new one.",
+            hint='Give a relative path such as "old".',
+            who="you",
+        )
 
     def _notify(self) -> None:
         for listener in list(self._listeners):

@@ -257,6 +257,17 @@ def test_every_pair_of_fates() -> None:
                 assert bool(named) >= changed_by_course, case
 
 
+def test_a_fault_of_the_merge_keeps_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When merging one file fails for whatever reason, both files are there and the rest goes on."""
+
+    def broken(*_: Any) -> None:
+        raise AssertionError("a fault")
+
+    monkeypatch.setattr("datamount.merge.merge_notebooks", broken)
+    found = trees({"a.ipynb": Node("1")}, {"a.ipynb": Node("2")}, {"a.ipynb": Node("3"), "b": Node("new")})
+    assert set(final(found)) == {"a.ipynb", "a.course-abc1234.ipynb", "b"}
+
+
 def test_the_report_reads_well() -> None:
     """Every changed file and cell is in the text, what has to be decided first."""
     base = {"l.ipynb": notebook(code("a1", "x = 1")).decode(), "t.txt": "1\n", "gone": "g"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shutil
 import threading
 import time
@@ -490,6 +491,19 @@ def test_the_documentation_needs_no_network(api: httpx.Client) -> None:
     assert "<script" not in text
     assert "src=" not in text
     assert "Exercise 2 done" in text
+
+
+def test_the_guide_is_complete_and_true(api: httpx.Client) -> None:
+    """docs/students/api.md names every call and no other, and its examples are accepted as they stand."""
+    guide = (Path(__file__).parents[2] / "docs/students/api.md").read_text()
+    told = set(re.findall(r"`(GET|POST|DELETE) (/[^`]*)`", guide))
+    operations = api.get("/openapi.json").json()["paths"]
+    assert told == {(method.upper(), path) for path, methods in operations.items() for method in methods}
+    api.post(f"{API}/snapshots", json={})
+    examples = re.findall(r"```json (\w+) (\S+)\n(.*?)```", guide, re.DOTALL)
+    assert len(examples) >= 4
+    for method, path, body in examples:
+        assert api.request(method, path, json=json.loads(body)).is_success, body
 
 
 def test_the_token_is_private_and_kept(tmp_path: Path) -> None:
