@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import anyio.to_thread
 from fastapi import FastAPI, Path, Request, Response
 
 import datamount
@@ -23,6 +24,8 @@ from datamount.controller.settings import Settings
 from datamount.errors import DatamountError, UsageError
 from datamount.inject import InjectSettings, inject
 
+THREADS = 100
+"""Requests at a time that wait for the API server, a database or a store."""
 LeaseId = Annotated[str, Path(max_length=MAX_ID)]
 
 
@@ -50,6 +53,7 @@ def create_app(controller: Controller) -> FastAPI:
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
         for begin in controller.start:
             begin()
         yield

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -23,10 +26,15 @@ from datamount.controller.mysql_leases import granted as mysql_granted
 from datamount.controller.policy import CredentialPolicy, Denied, PolicyFile, StaticGrant, read_secret
 from datamount.controller.s3_leases import Place, S3Leases
 from datamount.credentials import Credential
-from datamount.errors import DatamountError, NotFound, Refused, UsageError
+from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError
 from datamount.manifest import CredentialName, Database, DatasetName, PachydermName, TableName
 
 MAX_ID = 16 << 10
+AT_ONCE = 40
+"""Leases that are made or renewed at a time, fewer than the worker threads: a database that hangs must leave some to
+the sessions that save."""
+PATIENCE = 5.0
+"""Seconds that a request waits for its turn."""
 SourceKind = Literal["mysql", "s3", "quilt", "pachyderm", "url"]
 _BY = {"mysql": "mysql", "s3": "s3", "quilt": "s3", "pachyderm": "pachyderm"}
 """How a credential for each kind of source is made; `static` serves every kind."""
@@ -102,12 +110,14 @@ class Leases:
         self._policy = policy
         self._audit = audit
         self._metrics = metrics
+        self._turns = threading.BoundedSemaphore(AT_ONCE)
 
     def give(self, session: PodSession, request: LeaseRequest) -> LeaseAnswer:
         """A new lease. Raises Refused with whom to ask for what, or Unavailable."""
         try:
             policy = self._decide(session, request)
-            handle, credential = self._make(session, request, policy)
+            with self._turn():
+                handle, credential = self._make(session, request, policy)
         except DatamountError as error:
             self._refused("lease", session, request, error)
             raise
@@ -121,10 +131,12 @@ class Leases:
             policy = self._decide(session, request)
             if policy.mysql is not None:
                 server = MySQLLeases(request.credential, policy.mysql)
-                expires: datetime | None = server.renew(handle, session.uid, ttl=policy.ttl).expires
+                with self._turn():
+                    expires: datetime | None = server.renew(handle, session.uid, ttl=policy.ttl).expires
                 credential = None
             else:
-                handle, made = self._make(session, request, policy)
+                with self._turn():
+                    handle, made = self._make(session, request, policy)
                 expires, credential = made.expires, _plain(made)
         except DatamountError as error:
             self._refused("renewal", session, request, error)
@@ -160,6 +172,21 @@ class Leases:
                 who="the course's author",
             )
         return policy
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._turns.acquire(timeout=PATIENCE):
+            raise Unavailable(
+                "the controller is busy with other sessions' credentials.",
+                hint="Try again in a few seconds.",
+                who="you",
+                transient=True,
+                retry_after=3,
+            )
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def _make(self, session: PodSession, request: LeaseRequest, policy: CredentialPolicy) -> tuple[str, Credential]:
         if policy.mysql is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from datamount.controller import leases
 from tests.kube.server import Object
 from tests.kube.site import IMAGE, Site, bearer, running_site, session_pod
 
@@ -285,3 +287,18 @@ def test_clients_addresses_are_nowhere(site: Site, client: TestClient, pod: Obje
     lease(client, token)
     seen = json.dumps(site.audit()) + client.get("/v1/session", headers=bearer(token)).text
     assert "203.0.113.77" not in seen
+
+
+def test_a_busy_controller_says_so(site: Site, pod: Object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When databases hang, further leases are told to come again instead of taking the threads that saves need."""
+    monkeypatch.setattr(leases, "PATIENCE", 0.01)
+    made = site.replica()
+    assert made.leases is not None
+    with site.client(made) as client, ExitStack() as stack:
+        for _ in range(leases.AT_ONCE):
+            stack.enter_context(made.leases._turn())
+        response = lease(client, site.kube.token(pod))
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "3"
+        stack.close()
+        assert lease(client, site.kube.token(pod)).status_code == 201

@@ -163,6 +163,7 @@ def wait(condition: Any, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_whole_life(kube: KubeServer, replicas: list[Replica], mariadb: MariaDBServer, tmp_path: Path) -> None:
     """Admission, lease, SIGKILL of the replica that gave it, renewal by the other, deletion of the pod: the account is
     gone within a pass, and logs, audit, metrics, Events and errors of it all hold no secret and no client's address."""
