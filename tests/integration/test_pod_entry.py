@@ -260,3 +260,17 @@ def test_the_sidecar_goes_on_after_a_fault(pods: Callable[..., Pod]) -> None:
     assert pod.ready() == 0
     process.terminate()
     assert process.wait(20) in (0, 5)
+
+
+def test_the_sidecars_token_is_never_that_of_a_link(tmp_path: Path) -> None:
+    """A link at the place of the sidecar's own token is not followed: what it led to would be shown to the student."""
+    from sidecar.__main__ import keep_token
+
+    secret = tmp_path / "projected"
+    secret.write_text("x" * 64)
+    place = tmp_path / "sidecar.token"
+    place.symlink_to(secret)
+    token = keep_token(place)
+    assert token != "x" * 64
+    assert secret.read_text() == "x" * 64
+    assert keep_token(place) == token

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from datamount import names, reach
 from datamount.cli import app
-from datamount.drivers import open_driver
-from datamount.errors import Refused
+from datamount.drivers import Item, open_driver
+from datamount.errors import Refused, UsageError
 from datamount.manifest import Dataset
 
 STRICT = reach.Reach(services=(("127.0.0.1", 8443),))
@@ -152,3 +152,11 @@ def test_the_command_refuses_local_files_in_a_pod(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert (tmp_path / "data/x/x.csv").read_text() == "a\n"
+
+
+def test_a_lock_cannot_name_a_local_file() -> None:
+    """A lock, which is the course's too, cannot make a package in a bucket read a file of the fetching machine."""
+    driver = open_driver("x", dataset(quilt={"package": "a/b", "registry": "s3://bucket"}))
+    item = Item("token", 5, "id", None, {"physical_key": "file:///etc/hostname"})
+    with pytest.raises(UsageError, match="may not use"):
+        list(driver.open(item))
