@@ -43,7 +43,7 @@ def controller(settings: Settings, kube: Kube) -> Controller:
         metrics,
         audit,
         Authenticator(kube, settings, audit, metrics),
-        Leases(policy, audit, metrics),
+        Leases(policy, audit, metrics, installation=settings.installation),
         ProgressEvents(kube, settings.events, metrics),
     )
     if settings.store is not None:

@@ -24,13 +24,11 @@ import urllib3
 from kubernetes.client.exceptions import ApiException
 from pydantic import SecretStr
 
-from datamount import names
 from datamount.errors import Conflict, Refused, Unavailable
 
 SECONDS = 5.0
 """Bound of one call: a session's sidecar waits for it."""
 PAGE = 500
-SESSION_LABELS = f"component={names.SINGLEUSER_COMPONENT}"
 
 Object = dict[str, Any]
 
@@ -94,7 +92,10 @@ class Kube:
             return _found(lambda: self._core.read_namespaced_pod(name, namespace, **_raw()))
 
     def session_pods(self, namespaces: Sequence[str]) -> list[Object]:
-        """All single-user pods of the namespaces, read consistently: not from a cache that lags behind."""
+        """All pods of the namespaces, read consistently: not from a cache that lags behind.
+
+        Whatever their labels: a pod may be injected by its annotation, and one that is missed here would lose its data.
+        """
         return [pod for namespace in namespaces for pod in self._pods(namespace)]
 
     def _pods(self, namespace: str) -> Iterator[Object]:
@@ -102,11 +103,7 @@ class Kube:
         while True:
             more = {"_continue": following} if following else {}
             with _calling("listing the sessions' pods"):
-                page = _json(
-                    self._core.list_namespaced_pod(
-                        namespace, label_selector=SESSION_LABELS, limit=PAGE, **more, **_raw()
-                    )
-                )
+                page = _json(self._core.list_namespaced_pod(namespace, limit=PAGE, **more, **_raw()))
             yield from page.get("items") or []
             following = (page.get("metadata") or {}).get("continue")
             if not following:

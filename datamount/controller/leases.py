@@ -23,7 +23,7 @@ from datamount.controller.identity import PodSession
 from datamount.controller.metrics import Metrics
 from datamount.controller.mysql_leases import MySQLLeases
 from datamount.controller.mysql_leases import granted as mysql_granted
-from datamount.controller.policy import CredentialPolicy, Denied, PolicyFile, StaticGrant, read_secret
+from datamount.controller.policy import CredentialPolicy, Denied, MySQLGrant, PolicyFile, StaticGrant, read_secret
 from datamount.controller.s3_leases import Place, S3Leases
 from datamount.credentials import Credential
 from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError
@@ -106,10 +106,11 @@ class LeaseAnswer(BaseModel):
 class Leases:
     """Gives, renews and ends leases; every decision is audited and counted."""
 
-    def __init__(self, policy: PolicyFile, audit: Audit, metrics: Metrics) -> None:
+    def __init__(self, policy: PolicyFile, audit: Audit, metrics: Metrics, *, installation: str = "") -> None:
         self._policy = policy
         self._audit = audit
         self._metrics = metrics
+        self._installation = installation
         self._turns = threading.BoundedSemaphore(AT_ONCE)
 
     def give(self, session: PodSession, request: LeaseRequest) -> LeaseAnswer:
@@ -130,7 +131,7 @@ class Leases:
         try:
             policy = self._decide(session, request)
             if policy.mysql is not None:
-                server = MySQLLeases(request.credential, policy.mysql)
+                server = self._server(request, policy.mysql)
                 with self._turn():
                     expires: datetime | None = server.renew(handle, session.uid, ttl=policy.ttl).expires
                 credential = None
@@ -150,7 +151,7 @@ class Leases:
         policy = self._policy.current().credentials.get(request.credential)
         try:
             if policy is not None and policy.mysql is not None:
-                MySQLLeases(request.credential, policy.mysql).revoke(handle, session.uid)
+                self._server(request, policy.mysql).revoke(handle, session.uid)
         except DatamountError as error:
             self._refused("revocation", session, request, error)
             raise
@@ -192,7 +193,7 @@ class Leases:
         if policy.mysql is not None:
             wanted = _parse(MySQLSource, request)
             grants = mysql_granted(policy.mysql, wanted.database, wanted.tables, dataset=request.dataset)
-            account, credential = MySQLLeases(request.credential, policy.mysql).create(
+            account, credential = self._server(request, policy.mysql).create(
                 session.uid, grants, ttl=policy.ttl, max_ttl=policy.max_ttl, per_pod=policy.per_pod
             )
             return account.name, credential
@@ -209,6 +210,9 @@ class Leases:
         if request.kind == "url":
             _check_url(policy.secret, _parse(URLSource, request).url, request)
         return "", _static(request.credential, policy.secret)
+
+    def _server(self, request: LeaseRequest, grant: MySQLGrant) -> MySQLLeases:
+        return MySQLLeases(request.credential, grant, installation=self._installation)
 
     def _note(self, event: str, session: PodSession, request: LeaseRequest, *, source: str, **fields: Any) -> None:
         self._metrics.leases.labels(source, event).inc()

@@ -2,8 +2,10 @@
 
 The server's own user table is the only record, so any replica can go on where another stopped:
 
-    dm_<last second, base 36>_<hash of the pod's UID>_<random>         at most 32 characters, MySQL's limit
+    dm_<last second, base 36>_<hash of the pod's UID>_<whose><random>      at most 32 characters, MySQL's limit
 
+    whose                     hash of the installation: two clusters may share a server, and the pods of one are not
+                              those that the other can see
     the name's time           after it the account is dropped whatever happens
     MAX_UPDATES_PER_HOUR      minute since 1970 until which the lease is renewed; what it limits never happens to an
                               account that may only SELECT. The name stays, so a renewal needs no new URL in kernels
@@ -31,7 +33,7 @@ import time
 from base64 import b32encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,7 +50,7 @@ PREFIX = "dm_"
 CONNECT_SECONDS = 5
 CALL_SECONDS = 15
 KILL_ROUNDS = 20
-_NAME = re.compile(r"dm_([0-9a-z]{1,8})_([a-z2-7]{13})_([a-z2-7]{6})")
+_NAME = re.compile(r"dm_([0-9a-z]{1,7})_([a-z2-7]{12})_([a-z2-7]{4})[a-z2-7]{4}")
 _NO_SUCH_THREAD = 1094
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -63,6 +65,8 @@ class Account:
     """Unix time after which it is dropped, renewed or not."""
     pod: str
     """Hash of the pod's UID."""
+    whose: str
+    """Hash of the installation that made it."""
     renewed: float
     """Unix time until which it is renewed."""
 
@@ -72,32 +76,37 @@ class Account:
 
 
 def pod_hash(uid: str) -> str:
-    """65 bits of the UID's SHA-256, in the alphabet of account names."""
-    return b32encode(hashlib.sha256(uid.encode()).digest()).decode().lower()[:13]
+    """60 bits of the UID's SHA-256, in the alphabet of account names."""
+    return _hash(uid, 12)
 
 
-def account_name(last: float, uid: str) -> str:
-    """A new name; two are never the same, even for one pod in one second."""
+def _hash(text: str, characters: int) -> str:
+    return b32encode(hashlib.sha256(text.encode()).digest()).decode().lower()[:characters]
+
+
+def account_name(last: float, uid: str, whose: str) -> str:
+    """A new name for an account of this pod and this installation (a hash of four characters)."""
     number, digits = int(last), ""
     while number:
         number, digit = divmod(number, 36)
         digits = _DIGITS[digit] + digits
-    return f"{PREFIX}{digits or '0'}_{pod_hash(uid)}_{b32encode(secrets.token_bytes(4)).decode().lower()[:6]}"
+    return f"{PREFIX}{digits or '0'}_{pod_hash(uid)}_{whose}{_hash(secrets.token_hex(16), 4)}"
 
 
-def read_name(name: str) -> tuple[float, str] | None:
-    """Last second and pod hash of an account's name; None for every account that is not ours."""
+def read_name(name: str) -> tuple[float, str, str] | None:
+    """Last second, pod hash and installation of an account's name; None for every account that is not ours."""
     found = _NAME.fullmatch(name)
-    return (float(int(found[1], 36)), found[2]) if found else None
+    return (float(int(found[1], 36)), found[2], found[3]) if found else None
 
 
 class MySQLLeases:
     """The accounts of one server. Each call connects anew: leases are rare, and an idle connection would be one more
     thing that breaks. Raises Unavailable or Refused, which name the server, never a password."""
 
-    def __init__(self, credential: str, grant: MySQLGrant) -> None:
+    def __init__(self, credential: str, grant: MySQLGrant, *, installation: str = "") -> None:
         self.credential = credential
         self.grant = grant
+        self.whose = _hash(f"{installation}/{grant.admin_user}", 4)
         self._where = f"{grant.host}:{grant.port}"
 
     # --- Giving -----------------------------------------------------------------------------------------------
@@ -110,7 +119,7 @@ class MySQLLeases:
         After a failure nothing is left, or an account that the reaper drops within its ttl.
         """
         now = time.time()
-        name, password = account_name(now + max_ttl, uid), SecretStr(secrets.token_urlsafe(24))
+        name, password = account_name(now + max_ttl, uid, self.whose), SecretStr(secrets.token_urlsafe(24))
         with self._connected() as (connection, offered):
             mine = [account for account in _accounts(connection) if account.pod == pod_hash(uid)]
             if len(mine) >= per_pod:
@@ -136,7 +145,7 @@ class MySQLLeases:
             except BaseException:
                 _run(connection, f"DROP USER IF EXISTS {_user(name, self.grant.from_hosts)}")
                 raise
-        account = Account(name, self.grant.from_hosts, int(now + max_ttl), pod_hash(uid), renewed * 60.0)
+        account = Account(name, self.grant.from_hosts, int(now + max_ttl), pod_hash(uid), self.whose, renewed * 60.0)
         return account, Credential(
             user=name, password=password, host=self.grant.host, port=self.grant.port, expires=account.expires
         )
@@ -152,7 +161,7 @@ class MySQLLeases:
                 if account.name == name and time.time() < account.expires.timestamp():
                     renewed = _minute(time.time() + ttl)
                     _run(connection, f"ALTER USER {_user(name, account.host)} WITH MAX_UPDATES_PER_HOUR {renewed}")
-                    return Account(name, account.host, account.last, account.pod, renewed * 60.0)
+                    return replace(account, renewed=renewed * 60.0)
         raise NotFound(f'the lease "{name}" on {self._where} has ended.', hint="Ask for a new one.", who="you")
 
     # --- Ending -----------------------------------------------------------------------------------------------
@@ -289,7 +298,7 @@ def _accounts(connection: Any) -> list[Account]:
     for name, host, renewed in rows:
         read = read_name(name)
         if read is not None:
-            found.append(Account(name, host, read[0], read[1], renewed * 60.0))
+            found.append(Account(name, host, *read, renewed * 60.0))
     return found
 
 

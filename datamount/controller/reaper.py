@@ -55,7 +55,8 @@ class Reaper:
 
     def pass_once(self) -> int:
         """How many accounts were ended. Never raises for a server that is down: it is looked at again next time."""
-        servers = [MySQLLeases(name, grant) for name, grant in self._known_servers()]
+        installation = self._settings.installation
+        servers = [MySQLLeases(name, grant, installation=installation) for name, grant in self._known_servers()]
         # Side by side: one that is down must not keep the others beyond their minute.
         with ThreadPoolExecutor(max(1, min(AT_ONCE, len(servers)))) as pool:
             ended = list(pool.map(self._try, servers))
@@ -91,7 +92,7 @@ class Reaper:
         now = datetime.fromtimestamp(self._clock(), UTC)
         doomed: dict[str, str] = {}
         for account in accounts:
-            reason = _reason(account, now, alive)
+            reason = _reason(account, now, alive if account.whose == server.whose else None)
             if reason:
                 doomed[account.name] = reason
         server.end(set(doomed))

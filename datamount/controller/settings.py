@@ -54,6 +54,12 @@ class Settings(_Model):
 
     namespace: str = Field("datamount", description="The controller's own namespace.")
     service: str = Field("datamount-controller", description="The Service's name: the certificate is made out to it.")
+    installation: str = Field(
+        "",
+        max_length=100,
+        description="Name of this cluster's datamount, where another one uses the same database server: each drops "
+        "the accounts whose pod it cannot see, but only its own.",
+    )
     namespaces: list[str] = Field(
         default_factory=list,
         description="Namespaces whose pods are sessions. A pod elsewhere gets nothing, whoever it says it is: "

@@ -230,7 +230,7 @@ def test_a_renewal_keeps_the_login(site: Site, client: TestClient, pod: Object, 
         )
     assert limit == 3
     assert updates * 60 > time.time() + TTL - 60
-    last, _ = read_name(user) or (0.0, "")
+    last, _, _ = read_name(user) or (0.0, "", "")
     assert time.time() + MAX_TTL - 60 < last <= time.time() + MAX_TTL
 
 
@@ -410,14 +410,41 @@ def test_a_removed_credentials_accounts_still_end(site: Site, client: TestClient
 
 
 def test_names_keep_to_mysqls_limit() -> None:
-    """A name has at most 32 characters until the year 4453, and tells its end and its pod."""
+    """A name has at most 32 characters until the year 4453, and tells its end, its pod and its installation."""
     for last in (0, 1_800_000_000, 78_364_164_095):
-        name = account_name(last, "uid")
+        name = account_name(last, "uid", "abcd")
         assert len(name) <= 32
-        assert read_name(name) == (float(last), pod_hash("uid"))
-    assert account_name(5, "uid") != account_name(5, "uid")
-    for other in ("dm_", "root", "dm_1_x_y", "dm_1_" + "a" * 13, "'; DROP"):
+        assert read_name(name) == (float(last), pod_hash("uid"), "abcd")
+    assert account_name(5, "uid", "abcd") != account_name(5, "uid", "abcd")
+    for other in ("dm_", "root", "dm_1_x_y", "dm_1_" + "a" * 12, "'; DROP"):
         assert read_name(other) is None
+
+
+def test_another_clusters_accounts_are_left_alone(
+    site: Site, client: TestClient, pod: Object, mariadb: MariaDBServer
+) -> None:
+    """Of two clusters that share a server, one never drops what only the other can judge, until it has expired."""
+    lease(client, site.kube.token(pod))
+    other = site.replica()
+    site.kube.remove("pods", "hub", "jupyter-ada")
+    theirs = site.settings.model_copy(update={"installation": "other"})
+    policy = other.leases._policy  # type: ignore[union-attr]
+    policy.read()
+
+    def pass_of(settings: Any, clock: Any = time.time) -> int:
+        kube = Kube(site.kube.client())
+        return Reaper(kube, policy, settings, other.audit, other.metrics, clock=clock).pass_once()
+
+    assert pass_of(theirs) == 0
+    assert len(accounts(mariadb)) == 1
+    assert pass_of(theirs, clock=lambda: time.time() + TTL + 120) == 1
+
+
+def test_a_session_with_other_labels_keeps_its_account(site: Site, client: TestClient) -> None:
+    """A pod that was injected by its annotation counts as alive, whatever its labels."""
+    pod = site.kube.add_pod(session_pod("jupyter-ada", labels={"component": "something-else"}))
+    lease(client, site.kube.token(pod))
+    assert reaper(site, site.replica()).pass_once() == 0
 
 
 def test_a_grant_escapes_wildcards() -> None:
@@ -476,6 +503,6 @@ def test_required_tls_fails_without_it(mariadb: MariaDBServer, grant: dict[str, 
 
 def test_an_account_tells_the_earlier_of_its_ends() -> None:
     """An account ends at its last second or where its renewal ends, whichever is first."""
-    account = mysql_leases.Account("dm_x", "%", last=100.0, pod="p", renewed=50.0)
+    account = mysql_leases.Account("dm_x", "%", last=100.0, pod="p", whose="w", renewed=50.0)
     assert account.expires.timestamp() == 50.0
     assert replace(account, renewed=500.0).expires.timestamp() == 100.0
