@@ -34,13 +34,22 @@ export class Actions {
   ) {}
 
   /** Write the open documents to their files, then save all files. Resolves when that is durable, or told why not. */
-  async save(message = ''): Promise<boolean> {
-    this.model.setBusy(true);
-    try {
-      return await this._save(message);
-    } finally {
-      this.model.setBusy(false);
-    }
+  save(message = ''): Promise<boolean> {
+    return this._alone(() => this._save(message));
+  }
+
+  /** One after the other: two writes of one document at once would look like a change by someone else. */
+  private _alone<T>(work: () => Promise<T>): Promise<T> {
+    const mine = this._last.then(async () => {
+      this.model.setBusy(true);
+      try {
+        return await work();
+      } finally {
+        this.model.setBusy(false);
+      }
+    });
+    this._last = mine.catch(() => undefined);
+    return mine;
   }
 
   private async _save(message: string): Promise<boolean> {
@@ -86,39 +95,47 @@ export class Actions {
 
   /** Bring back a version, or chosen files of it, after showing what that changes. What is there is saved first. */
   async restore(version: ISnapshot, paths: string[]): Promise<void> {
-    const { trans } = this;
-    if (!(await this._writeDocuments(this._notRestored))) {
-      return;
-    }
-    let preview: IPreview;
-    try {
-      preview = await this.model.client.preview(version.id, paths);
-    } catch (error) {
-      this.tell('error', trans.__('Not restored: %1', reason(error, trans)));
-      return;
-    }
-    const answer = await showDialog({
-      title: trans.__('Restore the version of %1', moment(version.time)),
-      body: new Preview(preview, trans),
-      buttons: preview.replaced.length + preview.new.length ? [Dialog.cancelButton(), Dialog.okButton({ label: trans.__('Restore') })] : [Dialog.okButton()]
-    });
-    if (!answer.button.accept || !(preview.replaced.length + preview.new.length)) {
-      return;
-    }
-    // Again: the dialog may have been open for long, and Jupyter saves by itself meanwhile.
-    if (await this._writeDocuments(this._notRestored)) {
-      const done = await this._bringBack(version.id, paths);
+    const preview = await this._alone(() => this._preview(version, paths));
+    if (preview && (await this._agreed(version, preview))) {
+      // The documents again: the dialog may have been open for long.
+      const done = await this._alone(() => this._bringBack(version.id, paths));
       if (done) {
         this._note(done, { version: done.undo, paths: done.restored });
       }
     }
   }
 
+  private async _preview(version: ISnapshot, paths: string[]): Promise<IPreview | null> {
+    const { trans } = this;
+    if (!(await this._writeDocuments(this._notRestored))) {
+      return null;
+    }
+    try {
+      return await this.model.client.preview(version.id, paths);
+    } catch (error) {
+      this.tell('error', trans.__('Not restored: %1', reason(error, trans)));
+      return null;
+    }
+  }
+
+  private async _agreed(version: ISnapshot, preview: IPreview): Promise<boolean> {
+    const { trans } = this;
+    const something = preview.replaced.length + preview.new.length > 0;
+    const answer = await showDialog({
+      title: trans.__('Restore the version of %1', moment(version.time)),
+      body: new Preview(preview, trans),
+      buttons: something
+        ? [Dialog.cancelButton(), Dialog.okButton({ label: trans.__('Restore') })]
+        : [Dialog.okButton({ label: trans.__('Close') })]
+    });
+    return something && answer.button.accept;
+  }
+
   /** Take the last restore back. That, too, saves what is there first. */
   async undo(): Promise<void> {
     const undo = this.notice?.undo;
-    if (undo && (await this._writeDocuments(this._notRestored))) {
-      const done = await this._bringBack(undo.version, undo.paths);
+    if (undo) {
+      const done = await this._alone(() => this._bringBack(undo.version, undo.paths));
       if (done) {
         this._note(done);
       }
@@ -177,6 +194,9 @@ export class Actions {
 
   private async _bringBack(version: string, paths: string[]): Promise<IRestored | null> {
     const { trans } = this;
+    if (!(await this._writeDocuments(this._notRestored))) {
+      return null;
+    }
     // Typing in a document while its file is replaced would be lost: nothing can be clicked meanwhile.
     const wait = new Dialog({
       title: trans.__('Restoring …'),
@@ -185,18 +205,16 @@ export class Actions {
       hasClose: false
     });
     wait.launch().catch(() => undefined);
-    this.model.setBusy(true);
     try {
       const done = await this.model.client.restore(version, paths);
       await this.documents.revert(done.restored);
+      this.model.setWritten(false);
       this.look();
       return done;
     } catch (error) {
       this.tell('error', trans.__('Not restored: %1', reason(error, trans)));
       return null;
     } finally {
-      this.model.setBusy(false);
-      this.model.setWritten(false);
       wait.dispose();
     }
   }
@@ -226,6 +244,7 @@ export class Actions {
     return this.trans.__('Nothing was restored: an open document could not be written.');
   }
 
+  private _last: Promise<unknown> = Promise.resolve();
   private _told = new Set<string>();
   private _noticed = new Signal<this, void>(this);
 

@@ -50,18 +50,12 @@ export function History({ actions, panel }: IProps): JSX.Element {
 function Now({ actions }: { actions: Actions }): JSX.Element {
   const { model, trans } = actions;
   const [note, setNote] = React.useState('');
-  const [busy, setBusy] = React.useState(false);
   const state = describe(model, trans);
   const Sign = SIGNS[state.mood].react;
   const save = async (event: React.FormEvent) => {
     event.preventDefault();
-    setBusy(true);
-    try {
-      if (await actions.save(note)) {
-        setNote('');
-      }
-    } finally {
-      setBusy(false);
+    if (await actions.save(note)) {
+      setNote('');
     }
   };
   return (
@@ -82,7 +76,7 @@ function Now({ actions }: { actions: Actions }): JSX.Element {
               data-lm-suppress-shortcuts="true"
             />
           </label>
-          <button type="submit" className="dm-Button dm-mod-main" disabled={busy}>
+          <button type="submit" className="dm-Button dm-mod-main" disabled={model.busy}>
             {trans.__('Save now')}
           </button>
         </form>

@@ -31,17 +31,8 @@ export class TopBar extends ReactWidget {
 
 function Bar({ model, commands, trans }: IProps): JSX.Element {
   useModel(model);
-  const [busy, setBusy] = React.useState(false);
   const state = describe(model, trans);
   const available = model.link === 'connected';
-  const save = async () => {
-    setBusy(true);
-    try {
-      await commands.execute(SAVE);
-    } finally {
-      setBusy(false);
-    }
-  };
   const Sign = SIGNS[state.mood].react;
   return (
     <>
@@ -49,8 +40,8 @@ function Bar({ model, commands, trans }: IProps): JSX.Element {
         type="button"
         className="dm-Button dm-mod-main dm-Save"
         title={trans.__('Save all open documents, then all files, to the storage (%1)', 'Ctrl/⌘ Alt S')}
-        disabled={busy || !available}
-        onClick={() => void save()}
+        disabled={model.busy || !available}
+        onClick={() => void commands.execute(SAVE)}
       >
         <saveIcon.react tag="span" className="dm-Icon" />
         {trans.__('Save')}
