@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,25 @@ def test_what_the_operator_sets_wins(tmp_path: Path) -> None:
     injection, settings = read_inject_settings(files["inject.yaml"]), load(files["controller.yaml"])
     assert (injection.native_sidecar, injection.default_gid) == (False, 0)
     assert (settings.review_seconds, settings.max_body) == (0, 67108864)
+
+
+@pytest.mark.parametrize(
+    ("version", "native"), [("v1.28.15-gke.100", False), ("v1.29.0", True), ("v1.29.1-eks-7a", True)]
+)
+def test_sidecar_fits_the_cluster(tmp_path: Path, version: str, native: bool) -> None:
+    """Before Kubernetes 1.29, which drops an init container's restartPolicy, the sidecar is a plain container.
+
+    As an init container it would never end there, and the notebook never start.
+    """
+    copied = shutil.copytree(CHART, tmp_path / "chart")
+    helpers = copied / "templates" / "_helpers.tpl"
+    text = helpers.read_text(encoding="utf-8")
+    assert ".Capabilities.KubeVersion.Version" in text
+    helpers.write_text(text.replace(".Capabilities.KubeVersion.Version", json.dumps(version)), encoding="utf-8")
+    with helm.Chart.load(copied) as chart:
+        rendered = chart.render(minimal(), name="datamount", namespace=NAMESPACE)
+    objects = list(yaml.safe_load_all(rendered["datamount/templates/configmaps.yaml"]))
+    assert read_inject_settings(written(objects, tmp_path)["inject.yaml"]).native_sidecar is native
 
 
 def test_settings_roll_out_and_policy_does_not() -> None:
