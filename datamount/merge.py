@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -256,6 +257,10 @@ class _Trees:
         node = self.theirs[path]
         label = f"{self.other.word}-{self.ref or node.digest[:7]}"
         number = 1
+        if named == path and (place := self._was_beside(path, node)):
+            self._say(path, "beside")
+            self.changes[path].beside = printable(place)
+            return
         while True:
             place = beside(named, label if number == 1 else f"{label}-{number}") + path[len(named) :]
             if self._has(place, node):
@@ -266,6 +271,14 @@ class _Trees:
             number += 1
         self._say(path, "beside")
         self.changes[path].beside = printable(place)
+
+    def _was_beside(self, path: str, node: Node) -> str | None:
+        """Where an earlier merge, perhaps one that was killed, put exactly this content under whichever label."""
+        before, after = beside(path, "\0").split("\0")
+        form = re.compile(f"{re.escape(before)}(course|folder|saved)-[^/]+{re.escape(after)}")
+        return next(
+            (p for tree in (self.mine, self.theirs) for p, n in tree.items() if n == node and form.fullmatch(p)), None
+        )
 
     def _has(self, place: str, node: Node) -> bool:
         step = self.steps.get(place)

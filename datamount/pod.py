@@ -281,7 +281,10 @@ def bring_work(settings: PodSettings, handover: Handover, opened: Callable[[], W
 
     done = settings.state / RESTORED
     if not settings.kept and not done.exists():
-        pristine.record(settings.folder, settings.state)
+        # Only once: after a kill in the middle the student's files are there too, and are not the course's.
+        fresh = not (settings.state / pristine.FILE).exists()
+        if fresh:
+            pristine.record(settings.folder, settings.state)
         if settings.keeps_work:
             save = handover.course.manifest.save
             home = bring_home(
@@ -292,7 +295,7 @@ def bring_work(settings: PodSettings, handover: Handover, opened: Callable[[], W
                 image=settings.image or "",
                 exclude=save.exclude,
                 max_bytes=save.max_bytes,
-                fresh=True,
+                fresh=fresh,
                 say=say,
             )
             _tell(settings, home)

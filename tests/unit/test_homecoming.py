@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -349,29 +350,76 @@ def test_excluded_files_of_the_course_stay(place: Place) -> None:
     assert place.files()["scratch/big.h5"] == "course\n"
 
 
-def test_a_kill_in_the_middle(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A merge that dies after any of its steps is finished by the next launch, with nothing lost or doubled."""
-    place.machine()
-    place.home()
+class Killed(BaseException):
+    """What a SIGKILL is to the code that it hits: nothing catches it."""
+
+
+EFFECTS = (
+    "datamount.homecoming._copy",
+    "datamount.homecoming.write_atomic",
+    "datamount.homecoming._Coming._remove",
+    "datamount.restore._write",
+    "datamount.stores.folder.FolderStore.put",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("as_pod", [False, True], ids=["clone", "pod"])
+def test_a_kill_at_every_step(place: Place, monkeypatch: pytest.MonkeyPatch, as_pod: bool) -> None:
+    """Wherever a merge dies, before or after any of its writes: the next launch has all of both sides, once each."""
+    place.machine(as_pod=as_pod)
+    place.home(fresh=as_pod)
     place.write("a.txt", "one, mine\ntwo\nthree\nfour\nfive\n")
     place.write("b.txt", "my b\n")
-    place.save()
-    place.publish({"a.txt": "one\ntwo\nthree\nfour\nfive, new\n", "b.txt": "their b\n", "c.txt": "c\n"})
-
-    class Killed(BaseException):
-        pass
-
-    def killed(*_: Any, **__: Any) -> Any:
-        raise Killed
-
-    for step in ("_write_beside", "_carry_out", "_save", "_reported"):
-        place.machine()
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(f"datamount.homecoming._Coming.{step}", killed)
-            place.home()
+    (place.work / "datamount.yaml").unlink()
+    saved = place.save()
+    place.publish(
+        {"a.txt": "one\ntwo\nthree\nfour\nfive, new\n", "b.txt": "their b\n", "c.txt": "c\n", "gone.txt": None}
+    )
+    store = place.folder / "store"
+    shutil.copytree(store, place.folder / "store-then")
+    steps = 0
+    for at in range(1000):
+        shutil.rmtree(store)
+        shutil.copytree(place.folder / "store-then", store)
+        place.workspace = Workspace(place.store, "ada", "course")
+        place.machine(as_pod=as_pod)
+        with monkeypatch.context() as patch:
+            if not kill_at(patch, at, lambda: place.home(fresh=as_pod)):
+                steps = at
+                break
         place.home()
         files = place.files()
-        assert files["a.txt"] == "one, mine\ntwo\nthree\nfour\nfive, new\n", step
-        assert files["b.txt"] == "my b\n"
-        assert files["c.txt"] == "c\n"
-        assert [text for path, text in files.items() if path.startswith("b.course-")] == ["their b\n"]
+        assert files["a.txt"] == "one, mine\ntwo\nthree\nfour\nfive, new\n", at
+        assert (files["b.txt"], files["c.txt"]) == ("my b\n", "c\n"), at
+        assert [text for path, text in files.items() if path.startswith("b.")] == ["my b\n", "their b\n"], at
+        assert b"".join(place.workspace.read(saved, "b.txt")) == b"my b\n"
+    assert steps > 10
+
+
+def kill_at(patch: pytest.MonkeyPatch, at: int, run: Callable[[], Any]) -> bool:
+    """Run, and die at the effect of this number: even ones before it, odd ones after. False when there are fewer."""
+    count = 0
+
+    def deadly(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if at == 2 * (count - 1):
+                raise Killed
+            result = original(*args, **kwargs)
+            if at == 2 * (count - 1) + 1:
+                raise Killed
+            return result
+
+        return call
+
+    for name in EFFECTS:
+        where, _, attribute = name.rpartition(".")
+        owner = pkgutil.resolve_name(where)
+        patch.setattr(owner, attribute, deadly(getattr(owner, attribute)))
+    try:
+        run()
+    except Killed:
+        return True
+    return False
