@@ -194,21 +194,30 @@ def _versions() -> dict[str, str]:
     return found
 
 
+_WATCH = """
+import json, os, sys, time
+started = time.perf_counter()
+child = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(child, 0)
+row = [time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024]
+open(sys.argv[1], "w").write(json.dumps([*row, os.waitstatus_to_exitcode(status)]))
+"""
+"""A child's ru_maxrss begins with its parent's size, so a parent of 10 MiB measures, not this process."""
+
+
 def measure(command: Sequence[str], environment: Mapping[str, str]) -> Run:
     """Wall seconds, CPU seconds and peak memory of one command and its children. Raises where it fails."""
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, tempfile.NamedTemporaryFile() as row:
         os.sync()
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        watch = [sys.executable, "-S", "-E", "-c", _WATCH, row.name, *command]
+        subprocess.run(
+            watch, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=True
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
+        seconds, cpu, rss, code = json.loads(Path(row.name).read_bytes())
+        if code != 0:
             log.seek(0)
-            raise RuntimeError(f"{command[0]} ended with {process.returncode}: {log.read()[-2000:].decode()}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+            raise RuntimeError(f"{command[0]} ended with {code}: {log.read()[-2000:].decode()}")
+    return Run(seconds, cpu, rss)
 
 
 def seed(server: S3Server, workloads: Sequence[Workload]) -> None:
