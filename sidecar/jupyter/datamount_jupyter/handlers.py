@@ -45,6 +45,11 @@ class ForwardHandler(APIHandler):
         """Forward a POST."""
         await self.forward()
 
+    @web.authenticated
+    async def delete(self, rest: str) -> None:
+        """Forward a DELETE."""
+        await self.forward()
+
     async def forward(self) -> None:
         """Send the request on and pass the answer back as it comes."""
         sidecar = find_sidecar()

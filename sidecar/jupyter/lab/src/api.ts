@@ -148,6 +148,30 @@ export interface IMergeSummary {
   to_look_at: number;
 }
 
+export interface IShare {
+  id: string;
+  version: string;
+  created: string;
+  expires: string;
+}
+
+export interface IGivenShare extends IShare {
+  secret: string;
+  link: string | null;
+}
+
+/** Whose the work is: a user's of the hub, whoever has the key, or of a store that has neither links nor keys. */
+export interface IResumeKey {
+  kind: 'user' | 'work-key' | 'store';
+  key: string | null;
+}
+
+export interface IResumed {
+  versions: number;
+  made_for: string;
+  restored: IRestored | null;
+}
+
 export interface IRestored {
   restored: string[];
   unchanged: number;
@@ -196,6 +220,26 @@ export class Client {
   /** What a restore would do; nothing is done. */
   preview(id: string, paths: string[]): Promise<IPreview> {
     return this.json(`snapshots/${encodeURIComponent(id)}/restore`, { body: { paths, dry_run: true } });
+  }
+
+  shares(): Promise<IShare[]> {
+    return this.json('shares');
+  }
+
+  share(version: string, days: number): Promise<IGivenShare> {
+    return this.json('shares', { body: { version, days } });
+  }
+
+  async revoke(id: string): Promise<void> {
+    await this.response(`shares/${encodeURIComponent(id)}`, { method: 'DELETE' });
+  }
+
+  resumeKey(): Promise<IResumeKey> {
+    return this.json('resume');
+  }
+
+  resume(key: string): Promise<IResumed> {
+    return this.json('resume', { body: { key } });
   }
 
   merge(): Promise<{ markdown: string | null }> {

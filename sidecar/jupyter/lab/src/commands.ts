@@ -142,6 +142,30 @@ export class Actions {
     }
   }
 
+  /** Go on with the work under a key: its newest version comes here, what is here is saved first. */
+  async resume(key: string): Promise<boolean> {
+    const { trans } = this;
+    return this._alone(async () => {
+      if (!(await this._writeDocuments(this._notRestored))) {
+        return false;
+      }
+      try {
+        const found = await this.model.client.resume(key);
+        if (found.restored) {
+          await this.documents.revert(found.restored.restored);
+          this._note(found.restored, { version: found.restored.undo, paths: found.restored.restored });
+        } else {
+          this.tell('warning', trans.__('This key holds no work of this course; it was made in %1.', found.made_for));
+        }
+        this.look();
+        return found.restored !== null;
+      } catch (error) {
+        this.tell('error', trans.__('Not resumed: %1', reason(error, trans)));
+        return false;
+      }
+    });
+  }
+
   dismiss(): void {
     this.notice = null;
     this._noticed.emit();

@@ -7,6 +7,7 @@ import type { Actions } from './commands';
 import { SIGNS } from './icons';
 import { Folded, Panel } from './panel';
 import { useModel, useSignal } from './react';
+import { Sharing } from './sharing';
 import { Version } from './version';
 import { day, describe, reason } from './words';
 
@@ -42,6 +43,7 @@ export function History({ actions, panel }: IProps): JSX.Element {
           </ul>
         </section>
       ))}
+      <Sharing actions={actions} panel={panel} />
     </>
   );
 }
