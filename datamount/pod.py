@@ -38,6 +38,7 @@ WORK_FACTOR = 2.0
 With the default budget both stay within JupyterHub's 300 s."""
 TRIES = 2
 """Runs of fetch that were killed, after which it no longer tries: the third start opens without it."""
+DONE = ("ready", "partial", "failed")
 LAST_SECONDS = 0.5
 """Of the budget, kept for what comes after the data."""
 READY_SECONDS = 5.0
@@ -127,7 +128,7 @@ class Launch:
         self.data_done.wait(max(self._left(), 0))
         if not self.work_done.wait(max(self._left(WORK_FACTOR), 0)):
             note(settings, "Your saved work was not all back in time. It is safe: see History.")
-        for name in _coming(settings):
+        for name in _coming(settings, handover):
             say(f"{name}: still coming after {settings.budget:g} s; the notebook opens meanwhile")
         open_to_notebook(settings, handover)
 
@@ -179,13 +180,14 @@ def hand_over(settings: PodSettings) -> Handover:
     return found
 
 
-def _coming(settings: PodSettings) -> list[str]:
+def _coming(settings: PodSettings, handover: Handover) -> list[str]:
     """The datasets that the start waited for, and that are not done."""
     from datamount.status import read_status
 
     status = read_status(settings.at.run / names.STATUS_FILE)
-    found = status.datasets.items() if status else ()
-    return [name for name, dataset in found if dataset.state in ("pending", "fetching") and not dataset.background]
+    done = {name for name, found in (status.datasets if status else {}).items() if found.state in DONE}
+    waited = (name for name, dataset in handover.course.manifest.datasets.items() if dataset.when == "start")
+    return [name for name in waited if name not in done]
 
 
 def deliver(settings: PodSettings, handover: Handover, *, background: bool, budget: float | None = None) -> None:
@@ -339,6 +341,8 @@ def open_to_notebook(settings: PodSettings, handover: Handover) -> None:
 
 def _prepare(settings: PodSettings) -> None:
     os.umask(0o022)
+    # A repo's configuration names programs, which must not run beside our token: no git in here finds a repo.
+    os.environ["GIT_DIR"] = os.devnull
     for folder in (settings.state / "tmp", settings.at.run):
         folder.mkdir(parents=True, exist_ok=True)
 
