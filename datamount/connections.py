@@ -85,7 +85,12 @@ class Connections:
         while True:
             connection, kept = self._take(origin)
             try:
-                connection.request(method, target, body, dict(headers or {}))
+                try:
+                    connection.request(method, target, body, dict(headers or {}))
+                except (BrokenPipeError, ConnectionResetError):
+                    # A server may answer and close before it has read all of a body that it refuses.
+                    if kept or body is None:
+                        raise
                 return Answer(self, origin, connection)
             except (OSError, http.client.HTTPException) as error:
                 connection.close()

@@ -59,7 +59,7 @@ class Presigner:
             if self._credentials is None:
                 raise Refused(
                     "the controller has no credentials for the store of saved work.",
-                    hint="Set the AWS variables of the controller (the chart's store.existingSecret).",
+                    hint="Set the AWS variables of the controller (the chart's storeSecret).",
                     who="the hub's operator",
                 )
             return self._credentials.get_frozen_credentials()
