@@ -33,6 +33,8 @@ TARGET = 0.050
 class Webhook(Server):
     """The controller's application as it is served, without an API server behind it."""
 
+    start_seconds = 90.0
+
     def __init__(self) -> None:
         super().__init__()
         self.port = free_port()

@@ -27,6 +27,8 @@ from tests.servers import MariaDBServer, Server, free_port
 class Replica(Server):
     """`datamount controller` in a process of its own."""
 
+    start_seconds = 90.0
+
     def __init__(self, folder: Path, settings: dict[str, Any], kubeconfig: Path) -> None:
         super().__init__(folder)
         self.port = free_port()
@@ -117,7 +119,6 @@ def replicas(tmp_path: Path, kube: KubeServer, mariadb: MariaDBServer) -> Iterat
             (tmp_path / name).mkdir()
             replica = Replica(tmp_path / name, settings, kubeconfig)
             started.append(replica)
-            replica.process = None
             with _authority_follows(kube, authority):
                 replica.start()
         yield started
