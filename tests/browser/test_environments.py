@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -109,7 +110,8 @@ def python38() -> str:
 
 
 def _pyenv() -> list[str]:
-    return sorted(map(str, Path.home().glob(".pyenv/versions/3.8.*/bin/python")))
+    """Beside the Python that runs this, where pyenv made both."""
+    return sorted(map(str, Path(sys.base_prefix).parent.glob("3.8.*/bin/python")))
 
 
 def test_python_3_8(pod: Pod) -> None:

@@ -118,6 +118,7 @@ function showData(data) {
     return row(title, state, size(set.bytes_done), [element('code', set.path)]);
   });
   byId('data').hidden = rows.length === 0;
+  byId('no-data').hidden = rows.length > 0 || Boolean(data && data.error);
   byId('data').querySelector('tbody').replaceChildren(...rows);
 }
 
@@ -176,6 +177,7 @@ async function bringBack(version) {
 }
 
 function notice(what, ...more) {
+  byId('notice').classList.toggle('fault', what instanceof Error);
   byId('notice').replaceChildren(what instanceof Error ? what.message : what, ...more);
 }
 
