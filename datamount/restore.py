@@ -30,7 +30,7 @@ _GAP = 256 << 10
 """Bytes between two wanted files of a bundle that are cheaper to read than to skip with a request of their own."""
 _WHOLE = 32 << 20
 _CHUNK = 1 << 20
-_PART = 16 << 20
+_PART = 8 << 20
 _PARTS = 4
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

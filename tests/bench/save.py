@@ -205,10 +205,9 @@ def make_work(workload: Workload, folder: Path) -> None:
     chance = random.Random(workload.name)
     folder.mkdir(parents=True)
     if workload.files == 1:
-        block = chance.randbytes(50_000_000)
         with (folder / "model.bin").open("wb") as file:
-            for number in range(workload.mib // 50):
-                file.write(number.to_bytes(8) + block[8:])
+            for _ in range(workload.mib // 50):
+                file.write(chance.randbytes(50_000_000))
         return
     words = [chance.randbytes(3).hex() for _ in range(2000)]
     notebooks = workload.mib * 1_000_000 // 4 // NOTEBOOK

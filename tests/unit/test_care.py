@@ -326,10 +326,10 @@ def test_a_version_whose_answer_was_lost_is_taken_up(
 def test_a_list_that_hides_the_base_costs_nothing(store: FolderStore, work: Path, tmp_path: Path) -> None:
     """A stale list makes no second first version: the save builds on its base, under a later number."""
     state = tmp_path / "state"
-    stale = Stale(store, 1)
+    stale = Stale(store, 0)
     workspace = Workspace(stale, "o", "c")
     first = save(workspace, work, "1", state)
-    stale.recent = [workspace.key(first.id)]
+    stale.late = 10**6  # nothing of what was ever put is listed
     second = save(workspace, work, "2", state)
     assert (second.parent, second.seq) == (first.id, 2)
 
