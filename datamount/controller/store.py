@@ -67,10 +67,8 @@ def routes(settings: StoreSettings) -> Callable[[FastAPI, Controller], None]:
     """What adds the gateway to a controller's application."""
 
     def extend(app: FastAPI, controller: Controller) -> None:
-        namespaces = controller.settings.namespaces
-        gateway = Gateway(
-            settings, controller.audit, controller.metrics, home_namespace=namespaces[0] if namespaces else ""
-        )
+        home = settings.home_namespace or next(iter(controller.settings.namespaces), "")
+        gateway = Gateway(settings, controller.audit, controller.metrics, home_namespace=home)
         app.state.gateway = gateway
         _add_store(app, gateway)
         _add_shares(app, Shares(gateway))

@@ -25,6 +25,11 @@ class StoreSettings(BaseModel):
         description="The hub makes up a user at every launch (BinderHub without auth_enabled): work belongs to whoever "
         "has its key, not to a user.",
     )
+    home_namespace: str | None = Field(
+        None,
+        description="The session namespace whose users are known by their bare names in the store; those of other "
+        "namespaces are users of other hubs, and have the namespace before it. The first session namespace without it.",
+    )
     image_prefix: str | None = Field(
         None,
         description="BinderHub's image_prefix: a session's repo counts only when its image is this and the repo's "

@@ -1,6 +1,6 @@
 """Many sidecars that save at once, through one replica of the controller to a real S3 server.
 
-    python tests/bench/gateway.py [--sidecars 200] [--processes 4] [--direct]
+    python tests/bench/gateway.py [--sidecars 200] [--processes 4] [--direct] [--realtime]
 
 Each sidecar saves a folder of 30 files (1 MB in all) for the first time, all at the same moment; then each changes one
 file and saves again. Printed are the time of a save (p50, p99, max), requests to the controller a second, each
@@ -45,8 +45,9 @@ FILES, SIZE = 30, 35_000
 class Controller(Server):
     """`datamount controller` as the chart starts it, without TLS."""
 
-    def __init__(self, kube: KubeServer, s3: S3Server, store: str) -> None:
+    def __init__(self, kube: KubeServer, s3: S3Server, store: str, *, realtime: bool) -> None:
         super().__init__()
+        self._before = ["chrt", "-r", "1"] if realtime else []
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._environment = os.environ | s3.env() | {"KUBECONFIG": str(self.folder / "kubeconfig")}
@@ -65,7 +66,15 @@ class Controller(Server):
         (self.folder / "controller.yaml").write_text(yaml.safe_dump(settings))
 
     def command(self) -> list[str | Path]:
-        return [sys.executable, "-m", "datamount", "controller", "--config", self.folder / "controller.yaml"]
+        return [
+            *self._before,
+            sys.executable,
+            "-m",
+            "datamount",
+            "controller",
+            "--config",
+            self.folder / "controller.yaml",
+        ]
 
     def environment(self) -> dict[str, str]:
         return self._environment
@@ -135,6 +144,7 @@ def main() -> int:
     parser.add_argument("--sidecars", type=int, default=200)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--direct", action="store_true")
+    parser.add_argument("--realtime", action="store_true", help="the controller goes first, as if it had its own CPU")
     options = parser.parse_args()
     top = Path(tempfile.mkdtemp(prefix="dm-bench-"))
     try:
@@ -145,7 +155,7 @@ def main() -> int:
             if options.direct:
                 run(options, folders, store, s3, None)
             else:
-                with Controller(kube, s3, store) as controller:
+                with Controller(kube, s3, store, realtime=options.realtime) as controller:
                     run(options, folders, store, s3, controller)
     finally:
         shutil.rmtree(top)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from datamount.controller_client import ControllerClient
 from datamount.snapshots import Workspace
 from tests import servers
-from tests.gateway import COURSE, COURSE_IMAGE, GatewaySite, running_gateway
+from tests.gateway import COURSE, COURSE_IMAGE, GatewaySite, running_gateway, serving
 
 
 @pytest.fixture
@@ -53,6 +54,19 @@ def test_another_user_and_another_course_have_other_workspaces(gateway: GatewayS
     gateway.workspace(gateway.client()).save(work)
     assert gateway.workspace(gateway.client(user="eve")).versions() == []
     assert gateway.workspace(gateway.client(image="registry.example.edu/x:1", repo="")).versions() == []
+
+
+def test_replicas_know_the_same(gateway: GatewaySite, work: Path, tmp_path: Path) -> None:
+    """What was saved through one replica is restored through another, and saves through both end up as versions."""
+    with serving(gateway.site) as other:
+        first = gateway.client()
+        second = ControllerClient(other, gateway.site.folder / "token-0")
+        gateway.workspace(first).save(work)
+        gateway.workspace(second).restore("latest", tmp_path / "back")
+        assert (tmp_path / "back/notes/a b.txt").read_text() == "first"
+        (work / "notes/a b.txt").write_text("second")
+        gateway.workspace(second).save(work)
+        assert [v.seq for v in gateway.workspace(first).versions()] == [2, 1]
 
 
 def test_a_forged_repo_url_opens_no_workspace(gateway: GatewaySite, work: Path) -> None:
