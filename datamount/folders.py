@@ -45,14 +45,14 @@ class Folder:
         except OSError:
             return False
 
-    def _kept(self, folder: str) -> int:
-        """An open descriptor of a folder below, made where it is missing; -1 where too many are open."""
+    def _kept(self, folder: str, *, make: bool) -> int:
+        """An open descriptor of a folder below, as `parent` opens it; -1 where too many are open."""
         handle = self._open.get(folder)
         if handle is None:
             with self._mutex:
                 if folder in self._open or len(self._open) >= OPEN_FOLDERS:
                     return self._open.get(folder, -1)
-                with self.parent(f"{folder}/_" if folder else "_", make=True) as (found, _):
+                with self.parent(f"{folder}/_" if folder else "_", make=make) as (found, _):
                     handle = self._open[folder] = os.dup(found)
         return handle
 
@@ -78,9 +78,15 @@ class Folder:
 
     def stat(self, path: str) -> os.stat_result | None:
         """The status of the regular file at `path`; None for anything else, a link included."""
+        above, _, last = path.rpartition("/")
         try:
-            with self.parent(path) as (folder, last):
-                found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+            # A folder that was removed since is empty, so what is kept open of it has no such file either.
+            handle = self._kept(above, make=False)
+            if handle >= 0:
+                found = os.stat(last, dir_fd=handle, follow_symlinks=False)
+            else:
+                with self.parent(path) as (folder, last):
+                    found = os.stat(last, dir_fd=folder, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -97,7 +103,7 @@ class Folder:
     def place(self, source_folder: int, source: str, path: str) -> None:
         """Rename `source` (in another open folder of the same file system) to `path`, over what is there."""
         folder, _, last = path.rpartition("/")
-        if (handle := self._kept(folder)) >= 0:
+        if (handle := self._kept(folder, make=True)) >= 0:
             try:
                 os.rename(source, last, src_dir_fd=source_folder, dst_dir_fd=handle)
             except OSError:  # a folder in the way, or this one was removed meanwhile: walk there
