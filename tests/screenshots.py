@@ -1,13 +1,14 @@
-"""Make the picture of the README again: docs/images/session.png, a running session with the example's notebook open.
+"""Make the pictures of the README and of the pages for students again, docs/images/*.png: a session of the example.
 
     python tests/screenshots.py
 
-Starts what `make demo` starts, runs the notebook in a real browser, and saves once, so that the picture shows what a
-student sees. Needs Debian's chromium.
+Starts what `make demo` starts, runs the notebook in a real browser, and saves, so that they show what a student sees.
+Needs Debian's chromium.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from playwright.sync_api import Page, ViewportSize, sync_playwright  # noqa: E402
+from PIL import Image  # noqa: E402
+from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright  # noqa: E402
 
 from tests.demo_jupyter import Jupyter  # noqa: E402
 from tests.demo_session import Session  # noqa: E402
@@ -26,23 +28,61 @@ IMAGES = ROOT / "docs" / "images"
 SIZE: ViewportSize = {"width": 1360, "height": 850}
 
 
-def show_session(page: Page, server: Jupyter) -> None:
-    """Open the notebook, run and save all of it, show the data beside it, and scroll to the pictures."""
+def open_notebook(page: Page, server: Jupyter) -> None:
+    """Open the notebook and run all of it."""
     page.goto(f"{server.base}lab/tree/reports.ipynb?reset&token={server.token}")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-    page.get_by_text("Python 3 (ipykernel) | Idle").or_(page.locator(".jp-NotebookKernelStatus")).first.wait_for()
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for(timeout=60_000)
     page.locator(".jp-Notebook").first.click()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     page.wait_for_selector('.jp-OutputArea-output:has-text("not answered yet")', timeout=90_000)
-    page.get_by_role("menuitem", name="File", exact=True).click()
-    page.get_by_text("Save Notebook", exact=True).click()
     news = page.get_by_role("button", name="No", exact=True)
     if news.is_visible():
         news.click()
+
+
+def save(page: Page, note: str) -> None:
+    """Save with a note, in the panel that this opens; then close messages that would cover something."""
+    if not page.locator("#datamount-history").is_visible():
+        page.locator(".dm-State").click()
+    page.get_by_label("Note for this version").fill(note)
+    page.get_by_role("button", name="Save now").click()
+    page.locator(".dm-Version", has_text=note).first.wait_for(timeout=60_000)
+    page.locator('.dm-State[data-mood="good"]').wait_for(timeout=60_000)
+    for message in page.locator(".Toastify__close-button").all():
+        message.click()
+
+
+def show_session(page: Page) -> None:
+    """The data beside the pictures of the notebook, and the Save button with "Saved"."""
+    page.locator('[data-id="datamount-history"]').first.click()  # folds the panel away
     page.locator(".jp-DirListing-item", has_text="data").first.dblclick()
     page.wait_for_selector(".jp-DirListing-item >> text=mimic2")
     page.locator(".jp-RenderedImage").first.evaluate("image => image.scrollIntoView({block: 'start'})")
+
+
+def answer(page: Page) -> None:
+    """Write something into the last cell, as a student does."""
+    page.locator(".jp-Notebook .jp-CodeCell .cm-content").last.click()
+    page.keyboard.press("Control+End")
+    page.keyboard.type("\n# My answer: the effusion is new since the last report.")
+
+
+def show_history(page: Page) -> None:
+    """The differences of the newest version, cell by cell."""
+    page.locator(".dm-Version-head").first.click()
+    page.get_by_role("button", name="Differences in reports.ipynb").first.click()
+    page.locator(".dm-Diff h4").first.wait_for(timeout=60_000)
+
+
+def picture(page: Page, name: str, *, clip: FloatRect | None = None) -> None:
+    """Keep what is seen, in 256 colours: a repository keeps every version of its pictures."""
+    page.wait_for_timeout(1500)
+    shot = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+    target = IMAGES / f"{name}.png"
+    shot.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
+    print(target)
 
 
 def main() -> int:
@@ -58,14 +98,22 @@ def main() -> int:
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
                 page = browser.new_page(viewport=SIZE)
-                show_session(page, server)
-                page.wait_for_timeout(1500)
-                page.screenshot(path=IMAGES / "session.png")
+                open_notebook(page, server)
+                save(page, "First run")
+                show_session(page)
+                picture(page, "session")
+                picture(page, "saved", clip={"x": 680, "y": 0, "width": 680, "height": 120})
+                answer(page)
+                save(page, "Exercise 1 done")
+                show_history(page)
+                picture(page, "history")
+                page.locator('[data-id="datamount-data"]').first.click()
+                page.locator("#datamount-data .dm-Dataset").first.wait_for()
+                picture(page, "data")
                 browser.close()
             session.interrupt()
         finally:
             session.kill()
-    print(IMAGES / "session.png")
     return 0
 
 

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests import servers
 from tests.browser.session import Session, Student, notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "sidecar/jupyter/lab/node_modules/axe-core/axe.min.js"
+# A busy machine takes its time; nothing here is a measurement.
+expect.set_options(timeout=40_000)
 QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),

@@ -122,6 +122,7 @@ class Student:
         self.page.keyboard.type(text)
 
     def cell(self, number: int = 0) -> str:
+        """The text of a cell as the page shows it."""
         return self.page.locator(".jp-Notebook .cm-content").nth(number).inner_text().strip()
 
     def save(self) -> None:

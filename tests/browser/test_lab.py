@@ -34,6 +34,7 @@ def test_an_edit_outlives_the_machine(interface: str, course: Path, up: Up, stud
 
     again = student(up(course, name="other-machine").open())
     again.open(f"{interface}/lesson.ipynb")
+    expect(again.page.locator(".jp-Notebook .cm-content").first).to_contain_text("# mine")
     assert again.cell() == "answer = 1\n# mine"
     assert "Saved to storage" in again.state("good")
     again.shot("another-machine")

@@ -72,6 +72,7 @@ function Content({ version, versions, actions }: IProps): JSX.Element {
     }
     setChosen(next);
   };
+  const [own, gits] = split(changes ?? []);
   const others = versions.filter(other => other.id !== version.id);
   return (
     <div className="dm-Version-content">
@@ -114,9 +115,9 @@ function Content({ version, versions, actions }: IProps): JSX.Element {
         </p>
       )}
       {changes?.length === 0 && <p>{trans.__('No file differs.')}</p>}
-      {changes && changes.length > 0 && (
+      {own.length > 0 && (
         <ul className="dm-Files" aria-label={trans.__('Files that differ')}>
-          {changes.slice(0, MOST_SHOWN).map(change => (
+          {own.slice(0, MOST_SHOWN).map(change => (
             <Changed
               key={`${against} ${change.path}`}
               change={change}
@@ -129,7 +130,8 @@ function Content({ version, versions, actions }: IProps): JSX.Element {
           ))}
         </ul>
       )}
-      {changes && changes.length > MOST_SHOWN && <p>{trans.__('and %1 more', changes.length - MOST_SHOWN)}</p>}
+      {own.length > MOST_SHOWN && <p>{trans.__('and %1 more', own.length - MOST_SHOWN)}</p>}
+      {gits > 0 && <p>{trans._n("and %1 of git's own files", "and %1 of git's own files", gits)}</p>}
       <details className="dm-Folded" onToggle={event => event.currentTarget.open && !detail && void all()}>
         <summary>{trans.__('All files of this version (%1)', version.files)}</summary>
         {detail && <Files detail={detail} chosen={chosen} choose={choose} trans={trans} />}
@@ -142,6 +144,12 @@ function Content({ version, versions, actions }: IProps): JSX.Element {
       )}
     </div>
   );
+}
+
+/** Without what git keeps in `.git`, which no student looks at; how much that is. */
+function split(changes: IDifference[]): [IDifference[], number] {
+  const own = changes.filter(change => change.path !== '.git' && !change.path.startsWith('.git/'));
+  return [own, changes.length - own.length];
 }
 
 interface IFilesProps {

@@ -45,11 +45,14 @@ export function describe(model: SessionModel, trans: TranslationBundle): IState 
     return { mood: 'pending', short, long: [short + '.', last && last + '.'].filter(Boolean).join(' ') };
   }
   if (save.state === 'changed') {
-    const since = save.last
+    const short = save.last
       ? trans._n('%1 file changed since %2', '%1 files changed since %2', save.changed_files, moment(save.last.time))
       : trans._n('%1 file not saved yet', '%1 files not saved yet', save.changed_files);
     const soon = save.autosave ? trans.__('It is saved by itself soon.') : '';
-    return { mood: 'pending', short: since, long: [last && last + '.', since + '.', soon].filter(Boolean).join(' ') };
+    const since = save.last
+      ? trans._n('%1 file changed since.', '%1 files changed since.', save.changed_files)
+      : `${short}.`;
+    return { mood: 'pending', short, long: [last && last + '.', since, soon].filter(Boolean).join(' ') };
   }
   if (model.written) {
     const looking = trans.__('Looking for changes …');
