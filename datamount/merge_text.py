@@ -19,8 +19,9 @@ from typing import Any
 
 import yaml
 
-LINES_LIMIT = 20_000
-"""Lines that differ at all, of one side; comparing takes the square of them in the worst case."""
+PAIRS_LIMIT = 300_000
+"""Pairs of equal lines in the part that differs: what comparing takes. A table of a thousand equal rows is over it,
+and no merge by lines would mean anything there."""
 
 
 def merge_lines(base: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> list[str] | None:
@@ -30,9 +31,9 @@ def merge_lines(base: Sequence[str], ours: Sequence[str], theirs: Sequence[str])
     start = _common(base, ours, theirs)
     stop = _common(base[start:][::-1], ours[start:][::-1], theirs[start:][::-1])
     middle = [side[start : len(side) - stop] for side in (base, ours, theirs)]
-    if any(len(side) > LINES_LIMIT for side in middle):
-        return None
     old, one, two = middle
+    if any(_pairs(old, side) > PAIRS_LIMIT for side in (one, two)):
+        return None
     changes = sorted(set(_changes(old, one)) | set(_changes(old, two)))
     merged: list[str] = list(base[:start])
     at = 0
@@ -79,6 +80,11 @@ def _changes(old: Sequence[str], new: Sequence[str]) -> list[tuple[int, int, tup
     """(first, past the last, lines instead of them), in the order of the old lines."""
     codes = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     return [(i1, i2, tuple(new[j1:j2])) for tag, i1, i2, j1, j2 in codes if tag != "equal"]
+
+
+def _pairs(old: Sequence[str], new: Sequence[str]) -> int:
+    counts = Counter(new)
+    return sum(times * counts[line] for line, times in Counter(old).items())
 
 
 def _common(*sides: Sequence[str]) -> int:

@@ -287,3 +287,9 @@ def test_a_few_random_merges() -> None:
     """A sample of the long campaign: nothing lost, nothing dropped silently, nothing invalid."""
     for tally in (merge_cases.by_us(merge_cases.notebooks(40), True), merge_cases.by_us(merge_cases.texts(40), False)):
         assert (tally.student_lost, tally.course_dropped, tally.invalid) == (0, 0, 0)
+
+
+def test_a_table_of_equal_rows_costs_no_launch() -> None:
+    """Files whose comparison would take minutes are a conflict at once."""
+    base = "".join(f"{n % 7},{n % 3}\n" for n in range(20_000))
+    assert merge_text(base, base.replace("3,0\n", "9,9\n"), base.replace("1,1\n", "8,8\n")) is None
