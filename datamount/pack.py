@@ -23,7 +23,7 @@ import zstandard
 
 from datamount.errors import Conflict
 from datamount.objectstore import Body, ObjectStore
-from datamount.scan import FileChanged, Patience, Reading, VerifiedFile, printable, read_file
+from datamount.scan import FileChanged, Patience, Reading, VerifiedFile, open_below, printable, read_file
 from datamount.versionfile import Encoding, Location
 
 SMALL = 4 << 20
@@ -198,7 +198,7 @@ class Packer:
                 return reading
         with tempfile.NamedTemporaryFile(prefix="datamount-") as copy:
             digest = hashlib.sha256()
-            with (self.root / path).open("rb") as file:
+            with open_below(self.root, path) as file:
                 while chunk := file.read(_SAMPLE):
                     digest.update(chunk)
                     copy.write(chunk)

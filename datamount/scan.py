@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -204,13 +205,13 @@ def read_file(root: Path, path: str, limit: int, patience: Patience) -> Reading:
     if path.endswith(".ipynb"):
         limit = max(limit, NOTEBOOK_LIMIT)
     full = root / path
-    beside = full.parent / f".~{full.name}"
+    beside = root / beside_of(path)
     shown = printable(path)
     tries = 0
     while True:
         while _exists(beside) and patience.wait():
             pass
-        reading = _read_once(full, limit)
+        reading = _read_once(root, path, limit)
         # In this order: a write that ends between the two is seen by the second.
         half_done = _exists(beside)
         moved = _moved(reading.stat, os.lstat(full)) or reading.stat.st_size != reading.size
@@ -226,24 +227,49 @@ def read_file(root: Path, path: str, limit: int, patience: Patience) -> Reading:
         tries += 1
         if tries > RETRIES or not patience.wait():
             if notebook and (moved or half_done) and not (reading.data and _parses(reading.data)):
-                return _before(beside, reading, limit, shown)
+                return _before(root, beside_of(path), reading, limit, shown)
             return replace(reading, read_ns=0, warning=why)
 
 
-def _before(beside: Path, torn: Reading, limit: int, shown: str) -> Reading:
+def beside_of(path: str) -> str:
+    """Where Jupyter keeps the old content of a file while it writes to it."""
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}.~{name}"
+
+
+def _before(root: Path, beside: str, torn: Reading, limit: int, shown: str) -> Reading:
     """What a torn notebook was before it was written to, as Jupyter keeps it meanwhile."""
     with suppress(OSError):
-        kept = _read_once(beside, limit)
+        kept = _read_once(root, beside, limit)
         if kept.data and _parses(kept.data):
             why = f"{shown} was being written all the time; its content before that is saved"
             return replace(kept, stat=torn.stat, read_ns=0, warning=why)
     raise OSError(errno.EAGAIN, "it was being written all the time")
 
 
-def _read_once(full: Path, limit: int) -> Reading:
+def open_below(root: Path, path: str) -> io.BufferedReader:
+    """The file at `path` below `root`, reached without following a link. OSError when a part of it is one.
+
+    Who saves may read more than the student who owns the tree: a folder swapped for a link between the scan and the
+    read must not bring a file from elsewhere (keys, another process's environment) into a version.
+    """
+    *folders, name = path.split("/")
+    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for folder in folders:
+            inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
+            os.close(handle)
+            handle = inner
+        # Without O_NONBLOCK, a FIFO that took the file's place would keep the save waiting for a writer.
+        found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=handle)
+        return os.fdopen(found, "rb")
+    finally:
+        os.close(handle)
+
+
+def _read_once(root: Path, path: str, limit: int) -> Reading:
     started = time.time_ns()
-    handle = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
+    with open_below(root, path) as file:
         stat = os.fstat(file.fileno())
         if not st.S_ISREG(stat.st_mode):
             raise OSError(errno.EINVAL, "not a file any more")

@@ -152,3 +152,17 @@ def test_a_write_that_ends_while_one_looks_is_seen(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(scanning, "_exists", finishing)
     assert read_file(tmp_path, "a.ipynb", 1000, Patience(5)).data == b'{"new": 1}'
     assert not beside.exists()
+
+
+def test_a_folder_swapped_for_a_link_is_not_followed(tmp_path: Path) -> None:
+    """A file is read only inside the tree, though a folder on its way became a link after the tree was listed."""
+    home, secret = tmp_path / "home", tmp_path / "elsewhere"
+    (home / "folder").mkdir(parents=True)
+    (home / "folder" / "notes.txt").write_text("mine")
+    secret.mkdir()
+    (secret / "notes.txt").write_text("a key of the sidecar")
+    assert read_file(home, "folder/notes.txt", 100, Patience(0)).data == b"mine"
+    (home / "folder").rename(home / "was")
+    (home / "folder").symlink_to(secret)
+    with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
+        read_file(home, "folder/notes.txt", 100, Patience(0))
