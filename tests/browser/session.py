@@ -147,13 +147,17 @@ class Student:
             raise
         return found.inner_text().strip()
 
-    def history(self) -> Locator:
-        """The versions in the History panel, newest first; the panel is opened where it is not."""
+    def history_panel(self) -> Locator:
+        """The History panel, opened where it is not."""
         panel = self.page.locator("#datamount-history")
         if not panel.is_visible():
             self.page.locator(".dm-State").click()
             panel.locator("h2").first.wait_for()
-        return panel.locator(".dm-Version")
+        return panel
+
+    def history(self) -> Locator:
+        """The versions in the History panel, newest first."""
+        return self.history_panel().locator(".dm-Version")
 
     def version(self, number: int) -> Locator:
         """One version of the history, opened."""

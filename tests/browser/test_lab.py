@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import clone
-from tests.browser.session import Session, Student
+from tests.browser.conftest import clone, publish
+from tests.browser.session import Session, Student, notebook
 
 pytestmark = pytest.mark.slow
 Up = Callable[..., Session]
@@ -275,3 +275,28 @@ def test_the_bundle_is_small() -> None:
     scripts = [path for path in static.iterdir() if re.search(r"\.js$", path.name)]
     assert scripts
     assert sum(path.stat().st_size for path in scripts) < 300_000
+
+
+def test_a_course_that_changed_meanwhile(course: Path, up: Up, student: Students) -> None:
+    """After a launch that merged a newer course with saved work, the history says what to look at, with the report."""
+    first = up(course, "--save-after", "600")
+    ada = student(first.open())
+    ada.open("lab/tree/lesson.ipynb")
+    ada.type("\n# my answer")
+    ada.save()
+    first.kill()
+    ada.page.close()
+    origin = course.parent / "origin"
+    (origin / "lesson.ipynb").write_text(notebook("answer = 1  # corrected by the author", "print('course')"))
+    publish(origin)
+    clone(course.parent, anew=True)
+
+    again = student(up(course, name="other-machine").open())
+    again.open("lab/tree/lesson.ipynb")
+    expect(again.page.locator(".jp-Notebook")).to_contain_text("# my answer")
+    expect(again.page.locator(".jp-Notebook")).to_contain_text("corrected by the author")
+    again.history()
+    merged = again.page.get_by_role("region", name="What this launch merged")
+    merged.get_by_text("The report").click()
+    expect(merged.locator("pre")).to_contain_text("lesson.ipynb")
+    again.shot("merged")
