@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from datamount import names
 from datamount.errors import DatamountError, Unavailable, UsageError
+from datamount.homecoming import bring_home
 from datamount.objectstore import open_store
 from datamount.scan import Excludes
 from datamount.snapshots import Workspace
@@ -30,6 +31,8 @@ from datamount.status import write_atomic
 from sidecar.app import create_app
 from sidecar.session import Session
 from sidecar.settings import Settings
+
+log = logging.getLogger("datamount.sidecar")
 
 TOKEN_FILE = "sidecar.token"  # noqa: S105  (a file's name)
 GRACE_SECONDS = 2
@@ -98,10 +101,34 @@ def make_session(settings: Settings, opener: Callable[[Settings], Workspace] | N
 
     def open_workspace() -> Workspace:
         if opener is not None:
-            return opener(settings)
-        return Workspace(open_store(settings.store, settings.endpoint_url), settings.owner, settings.course)
+            workspace = opener(settings)
+        else:
+            store = open_store(settings.store, settings.endpoint_url)
+            workspace = Workspace(store, settings.owner, settings.course)
+        if settings.home_first:
+            _bring_home(workspace, settings)
+        return workspace
 
     return Session(settings, open_workspace, ignored)
+
+
+def _bring_home(workspace: Workspace, settings: Settings) -> None:
+    """Do what the launch could not. Raises Unavailable while the store does not answer; nothing else stops saving."""
+    try:
+        bring_home(
+            workspace,
+            settings.folder,
+            settings.state,
+            course_ref=settings.course_ref or "",
+            image=settings.image or "",
+            exclude=settings.exclude,
+            max_bytes=settings.max_bytes,
+            say=log.info,
+        )
+    except Unavailable:
+        raise
+    except Exception:
+        log.exception("saved work could not be brought back; saving goes on without it")
 
 
 def listen(settings: Settings) -> socket.socket:

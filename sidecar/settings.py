@@ -41,5 +41,8 @@ class Settings(BaseModel):
     """Seconds after the first unsaved change at which it is saved although changes go on."""
     save_at_start: bool = False
     """Save before the first change is seen: for a folder that may hold unsaved work of an earlier session."""
+    home_first: bool = False
+    """The saved work is not, or not all, in the folder: bring it back before the first save. A version made without
+    it would be the newest one, and the next launch would show the student less than there is."""
     max_body: int = Field(64 * 1024, gt=0)
     """Largest request body, in bytes. Requests carry messages and lists of paths, never files."""
