@@ -14,7 +14,7 @@ from urllib.parse import quote, quote_plus
 
 from pydantic import SecretStr
 
-from datamount import names
+from datamount import names, remote_access
 from datamount.credentials import Credential
 from datamount.drivers.base import Connection
 from datamount.status import write_atomic
@@ -25,10 +25,16 @@ _PASSWORD_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 def dataset_variables(name: str, data: Path, run: Path, connection: Connection | None) -> dict[str, str]:
     """The variables of one dataset: <NAME>_PATH and what its driver adds, with `{run}` filled in."""
-    variables = {names.variable(name, "PATH"): str(data / name)}
-    for key, value in (connection.variables if connection else {}).items():
-        variables[key] = value.replace("{run}", str(run))
-    return variables
+    return {names.variable(name, "PATH"): str(data / name)} | _filled(connection.variables if connection else {}, run)
+
+
+def _filled(variables: Mapping[str, str], run: Path) -> dict[str, str]:
+    keys = remote_access.address(run)
+    return {
+        key: value.replace("{run}", str(run)).replace("{keys}", keys or "")
+        for key, value in variables.items()
+        if keys or "{keys}" not in value
+    }
 
 
 def write_environment(datasets: Mapping[str, Connection | None], data: Path, run: Path) -> dict[str, str]:
@@ -46,6 +52,7 @@ def write_environment(datasets: Mapping[str, Connection | None], data: Path, run
                 raise ValueError(f"connection file {file!r} of dataset {name!r} leaves the run folder")
             write_atomic(run / path, text.replace("{run}", str(run)).encode(), mode=0o600)
         variables |= dataset_variables(name, data, run, connection)
+    variables |= _filled(next((found.aws for found in datasets.values() if found and found.aws), {}), run)
     lines = "".join(f"{key}={_quoted(value)}\n" for key, value in variables.items())
     write_atomic(run / names.ENV_FILE, lines.encode(), mode=0o600)
     return variables

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from datamount import names, progress
+from datamount import names, progress, remote_access
 from datamount.children import Child
 from datamount.course import Course, normalise_url, open_course, split_ref
 from datamount.credentials import FileCredentials
@@ -48,6 +48,8 @@ SIDECAR_START = 20.0
 FLUSH = 120.0
 """Seconds that the last save may take."""
 FIRST_PORT, PORTS = 8888, 50
+OWN_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+"""What AWS SDKs look at before the endpoint of ours."""
 RESTART_DELAYS = (0.5, 1.0, 2.0, 5.0, 15.0)
 
 
@@ -77,7 +79,10 @@ def up(options: Options, say: Callable[[str], None]) -> int:
     at.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     session = LocalSession(options, course, fault, at, say)
     with only_session(at.run):
-        return session.run()
+        try:
+            return session.run()
+        finally:
+            remote_access.release(at.run)
 
 
 class LocalSession:
@@ -97,6 +102,7 @@ class LocalSession:
         self.state = at.state / f"work-{_digest(str(course.folder))}"
         self.stopping = threading.Event()
         self._signals = 0
+        self._home_first = False
         self._fetching: threading.Thread | None = None
 
     def run(self) -> int:
@@ -106,6 +112,7 @@ class LocalSession:
         self._catch_signals()
         self.state.mkdir(parents=True, exist_ok=True)
         self._keep_lock()
+        self._serve_keys()
         waited = self._start_fetch()
         self._bring_back(store)
         link_data(self.course.folder, self.at.data)
@@ -140,6 +147,23 @@ class LocalSession:
         if self.course.lock_path.is_file():
             write_atomic(copy, self.course.lock_path.read_bytes())
         self.course = replace(self.course, lock_path=copy)
+
+    def _serve_keys(self) -> None:
+        """Serve AWS keys for datasets that stay remote, before the environment that names the endpoint is written."""
+        remote_access.release(self.at.run)
+        served = remote_access.wanted(self.course.manifest)
+        if not served:
+            return
+        try:
+            from datamount.key_endpoint import Endpoint
+
+            Endpoint(self.course.manifest, FileCredentials(), self.at.run, lasting=True)
+        except DatamountError as error:
+            remote_access.release(self.at.run)
+            self.say(f"problem  no keys for {', '.join(served)}: {error.sentence()}")
+            return
+        if own := [name for name in OWN_KEYS if os.environ.get(name)]:
+            self.say(f"problem  programs will use your own {own[0]} and not the course's credential; unset it for that")
 
     # --- Data -----------------------------------------------------------------------------------------------------
     def _start_fetch(self) -> threading.Event:
@@ -200,6 +224,7 @@ class LocalSession:
                 say=lambda text: self.say(f"work     {text}"),
             )
         except DatamountError as error:
+            self._home_first = True
             self.say(f"problem  saved work could not be brought back: {error.sentence()}")
             return
         if home.shrunk:
@@ -229,6 +254,7 @@ class LocalSession:
             "course_ref": self.course.ref,
             "exclude": list(save.exclude),
             "max_bytes": save.max_bytes,
+            "home_first": self._home_first,
         }
         if self.options.save_after is not None:
             settings["quiet"] = self.options.save_after

@@ -29,6 +29,7 @@ from datamount import names
 
 if TYPE_CHECKING:
     from datamount.handover import Handover
+    from datamount.key_endpoint import Endpoint
     from datamount.pod_settings import PodSettings
     from datamount.progress import Progress
     from datamount.snapshots import Workspace
@@ -195,6 +196,7 @@ def deliver(settings: PodSettings, handover: Handover, *, background: bool, budg
 
     After `budget` seconds what is not done is left for the next call.
     """
+    from datamount import remote_access
     from datamount.fetch import fetch as run_fetch
     from datamount.launch import report_fault
     from datamount.status import read_status
@@ -212,6 +214,8 @@ def deliver(settings: PodSettings, handover: Handover, *, background: bool, budg
         if not only:
             return
     given, shown = sources(settings, handover)
+    if remote_access.wanted(handover.course.manifest):
+        remote_access.reserve(settings.at.run)  # the sidecar serves it
     try:
         run_fetch(
             handover.course,
@@ -487,6 +491,7 @@ def serve(settings: PodSettings) -> int:
         "exclude": list(save.exclude),
         "max_bytes": save.max_bytes,
         "autosave": settings.keeps_work,
+        "home_first": settings.keeps_work and not settings.kept and not (settings.state / RESTORED).exists(),
         # A sidecar that was restarted does not know what changed meanwhile.
         "save_at_start": started.exists(),
     }
@@ -500,11 +505,38 @@ def serve(settings: PodSettings) -> int:
         from datamount.pod_controller import keep_leases
 
         renewer = keep_leases(settings, lambda dataset: _reap(_start_background(dataset)))
+    keys = serve_keys(settings, handover)
     try:
         return run(["--settings", str(file)], lambda _: opened())
     finally:
+        if keys:
+            keys.close()
         if renewer:
             renewer.close()
+
+
+def serve_keys(settings: PodSettings, handover: Handover) -> Endpoint | None:
+    """Serve AWS keys for datasets that stay remote; None where there are none, or where it failed (which is said)."""
+    from datamount import remote_access
+
+    manifest = handover.course.manifest
+    if not remote_access.wanted(manifest):
+        return None
+    try:
+        from datamount.key_endpoint import Endpoint
+
+        given: Any
+        if settings.controller:
+            from datamount.leased import LeasedCredentials
+            from datamount.pod_controller import open_client
+
+            given = LeasedCredentials(open_client(settings), manifest)
+        else:
+            given, _ = sources(settings, handover)
+        return Endpoint(manifest, given, settings.at.run, lasting=False)
+    except Exception as error:
+        note(settings, f"Programs get no keys for data that stays remote. {_sentence(error)}")
+        return None
 
 
 def _open_when_listening(settings: PodSettings, handover: Handover) -> None:

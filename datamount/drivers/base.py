@@ -63,11 +63,16 @@ class Connection:
     """What a dataset hands to programs besides files.
 
     `files` are written below the run folder with mode 0600 (`{"mysql/mimic2.cnf": "[client]…"}`). `variables`
-    may hold `{run}`, replaced by the run folder's path.
+    may hold `{run}`, replaced by the run folder's path, and `{keys}`, replaced by the address of the session's endpoint
+    for AWS keys (see `remote_access`); where nothing serves one, such variables are left out.
+
+    `aws` are variables that AWS SDKs read. A process has one set of them, so they are those of the course's first
+    dataset that has any.
     """
 
     files: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
+    aws: Mapping[str, str] = field(default_factory=dict)
 
 
 class Driver(ABC, Generic[S]):

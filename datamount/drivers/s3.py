@@ -125,11 +125,24 @@ class S3Driver(Driver[S3]):
         )
 
     def connect(self) -> Connection:
-        """<NAME>_URL, and where it is not AWS <NAME>_ENDPOINT_URL, for programs that read the bucket themselves."""
-        variables = {variable(self.name, "URL"): self.source.url}
-        if self.source.endpoint_url:
-            variables[variable(self.name, "ENDPOINT_URL")] = self.source.endpoint_url
-        return Connection(variables=variables) if self.source.access == "remote" else Connection()
+        """For programs that read the bucket themselves: where it is, and what AWS SDKs find its keys by.
+
+        <NAME>_URL always; <NAME>_ENDPOINT_URL where it is not AWS; <NAME>_REGION; with a credential
+        <NAME>_CREDENTIALS_URI, the endpoint that answers with keys. `aws` says the same as SDKs read it.
+        """
+        if self.source.access != "remote":
+            return Connection()
+        variables = {variable(self.name, "URL"): self.source.url, variable(self.name, "REGION"): self.access.region}
+        aws = {"AWS_REGION": self.access.region, "AWS_DEFAULT_REGION": self.access.region}
+        if self.access.endpoint:
+            variables[variable(self.name, "ENDPOINT_URL")] = self.access.endpoint
+            aws["AWS_ENDPOINT_URL_S3"] = self.access.endpoint
+        if self.source.credential:
+            keys = f"{{keys}}/{self.name}"
+            variables[variable(self.name, "CREDENTIALS_URI")] = keys
+            aws["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = keys
+            aws["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"] = "{run}/aws/token"  # noqa: S105
+        return Connection(variables=variables, aws=aws)
 
 
 class Globs:

@@ -94,7 +94,7 @@ class S3Access:
         # The operator's endpoint wins: a manifest must not decide where the operator's credential is shown.
         endpoint = (credential and credential.endpoint_url) or endpoint_url
         self.endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        self._region = (
+        self.region = (
             region
             or (credential and credential.region)
             or os.environ.get("AWS_REGION")
@@ -211,7 +211,7 @@ class S3Access:
         """URL and signed headers of a GET of one object, at an endpoint that the manifest names."""
         query = f"versionId={quote(version_id, safe='')}" if version_id else ""
         base = urlsplit(f"{(self.endpoint or '').rstrip('/')}/{quote(self.bucket)}/{quote(key, safe='/~')}")
-        headers = sign(base.netloc, base.path, query, self.keys(), self._region)
+        headers = sign(base.netloc, base.path, query, self.keys(), self.region)
         return base._replace(query=query).geturl(), headers
 
     # --- Errors -----------------------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ class S3Access:
         keys = self.keys() if self._store is None else None
         with self._lock:
             if self._store is None:
-                settings: dict[str, Any] = {"region": self._region}
+                settings: dict[str, Any] = {"region": self.region}
                 if self.endpoint:
                     settings["endpoint"] = self.endpoint.rstrip("/")
                 if keys is None:
@@ -367,17 +367,17 @@ class S3Access:
             return self._get(query)
         except StoreError as error:
             region = error.region
-            if self.endpoint or not region or region == self._region or not _REGION.match(region):
+            if self.endpoint or not region or region == self.region or not _REGION.match(region):
                 raise
-            self._region = region
+            self.region = region
             self._store = None
         return self._get(query)
 
     def _get(self, query: Mapping[str, str]) -> ET.Element:
-        base = (self.endpoint or f"https://s3.{self._region}.amazonaws.com").rstrip("/")
+        base = (self.endpoint or f"https://s3.{self.region}.amazonaws.com").rstrip("/")
         encoded = "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in sorted(query.items()))
         url = urlsplit(f"{base}/{quote(self.bucket)}?{encoded}")
-        headers = sign(url.netloc, url.path, url.query, self.keys(), self._region)
+        headers = sign(url.netloc, url.path, url.query, self.keys(), self.region)
         request = urllib.request.Request(url.geturl(), headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=READ_SECONDS) as response:
