@@ -16,7 +16,7 @@ LOOK_SECONDS = 0.25
 BUSY = 0.85
 """Cores above which more threads cannot help: the interpreter runs one at a time."""
 BODIES = 24 << 20
-"""Bytes of bodies held at once. The S3 client holds each about twice."""
+"""Bytes of bodies held at once. The S3 client may hold copies of them; the figure keeps a fetch under 150 MiB."""
 
 
 class Crew:
