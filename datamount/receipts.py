@@ -8,10 +8,10 @@ digest the file has already then (a rename changes none of them). So after a kil
 - anything else (an older file under the name, a torn journal line, a file touched since) matches no receipt: the file
   is read and compared with the digest, or fetched again. Nothing is trusted that was not complete.
 
-Files are not synced one by one: the data can be fetched again, and a wait for the disk at each small file would add up. After
-SIGKILL that changes nothing, since what was written is in the kernel's memory. A power failure may tear files; so each
-receipt names the boot of the machine in which it was written, and one of an earlier boot is believed only after the
-file was read and compared, once: then the receipt says that the file is on the disk (`boot` is "").
+Files are not synced one by one: the data can be fetched again, and a wait for the disk at each small file would add
+up. After SIGKILL that changes nothing, since what was written is in the kernel's memory. A power failure may tear
+files; so each receipt names the boot of the machine in which it was written, and one of an earlier boot is believed
+only after the file was read and compared, once: then the receipt says that the file is on the disk (`boot` is "").
 
 The journal holds one JSON object a line; the last line about a path wins; a line that does not parse is ignored.
 """
