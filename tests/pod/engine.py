@@ -142,7 +142,7 @@ class Engine:
 
     def popen(self, *arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
         """Start `podman ARGUMENTS`, for a test that reads its output while it runs."""
-        return subprocess.Popen(["podman", *map(str, arguments)], env=self.environment, **options)
+        return subprocess.Popen(["podman", *map(str, arguments)], env=self.environment, cwd=self.folder, **options)
 
     def run(
         self,
@@ -280,9 +280,16 @@ def _podman(
     folder: Path, *arguments: str, seconds: float, check: bool, stdin: bytes | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     command = ["podman", f"--tmpdir={folder}/tmp", *arguments]
+    # A folder of its own to work in: conmon leaves a file `oom` where it was started.
     try:
         done = subprocess.run(
-            command, env=_environment(folder), input=stdin or b"", capture_output=True, timeout=seconds, check=False
+            command,
+            env=_environment(folder),
+            cwd=folder,
+            input=stdin or b"",
+            capture_output=True,
+            timeout=seconds,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise EngineFailed(f"{' '.join(command)} took over {seconds:g} s") from error
