@@ -25,15 +25,20 @@ from tests.browser.environments import Pod, environment  # noqa: E402
 from tests.jupyter_client import Jupyter  # noqa: E402
 from tests.servers import program  # noqa: E402
 
-READY = "() => document.querySelector('.jp-Launcher-card') && !document.querySelector('#jupyterlab-splash') "
+WATCH = """
+new MutationObserver(() => {
+  if (window.readyAt === undefined && document.querySelector(".jp-LauncherCard")) window.readyAt = performance.now();
+}).observe(document, {childList: true, subtree: true});
+"""
 
 
 def start(browser: Browser, jupyter: Jupyter) -> float:
     """Milliseconds from navigation to a usable JupyterLab."""
     context = browser.new_context()
     page = context.new_page()
+    page.add_init_script(WATCH)
     page.goto(f"{jupyter.url}/lab?reset&token={jupyter.token}")
-    page.wait_for_function(f"{READY} && (window.readyAt ??= performance.now())", polling="raf", timeout=120_000)
+    page.wait_for_function("window.readyAt !== undefined", polling=200, timeout=60_000)
     found = float(page.evaluate("window.readyAt"))
     context.close()
     return found
