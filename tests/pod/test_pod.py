@@ -7,10 +7,13 @@ A stand-in: the API server (`tests/kube`), which makes the pod's token. The kube
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import logging
+import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from datamount import names
+from datamount.controller import s3_leases
+from datamount.credentials import Credential
 from datamount.inject import InjectSettings, inject
 from tests import servers
 from tests.gateway import COURSE, COURSE_IMAGE, serving
@@ -33,6 +39,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman"), pytest.mark.t
 OURS = "registry.example.edu/datamount/session:1"
 COMMIT = "4c1e9f0000000000000000000000000000000000"
 CODES = "".join(f"{number},code {number}\n" for number in range(50_000))
+INIT = (names.SEED_CONTAINER, names.FETCH_CONTAINER)
 NOTEBOOK = json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
 
 
@@ -102,14 +109,21 @@ class Hub:
 
     def __init__(self, engine: engines.Engine, site: Site, url: str, courses: Mapping[str, str]) -> None:
         self.site, self.url = site, url
+        self.leased: list[str] = []
+        """Every secret of a credential that the controller leased."""
+        self.log = io.StringIO()
+        """The controller's log, all levels."""
         self.settings = InjectSettings(controller_url=url, image=OURS, ca_config_map=None, fetch_seconds=60)
         self.seen: list[str] = []
         """What operators and students can read of the pods so far: specs, variables, logs."""
+        self.tokens: list[str] = []
+        """Every projected token."""
         self._number = 0
         self.cluster = Cluster(engine, {**courses, OURS: images.session_image(engine)}, token=self._token)
 
     def _token(self, pod: Object, audience: str, seconds: int) -> str:
-        return self.site.kube.token(pod, audiences=(audience,), seconds=seconds)
+        self.tokens.append(self.site.kube.token(pod, audiences=(audience,), seconds=seconds))
+        return self.tokens[-1]
 
     def pod(self, user: str, port: int, token: str, *, image: str = f"{COURSE_IMAGE}:{COMMIT}") -> Object:
         """What KubeSpawner would send, with the variables of BinderHub's launch."""
@@ -197,7 +211,38 @@ def hub(engine: engines.Engine, s3: servers.S3Server, tmp_path_factory: pytest.T
         give_keys(s3, patch)
         site.write_policy({"credentials": {"icd": credential(site, s3, bucket)}})
         with serving(site) as url:
-            yield Hub(engine, site, url, courses)
+            made = Hub(engine, site, url, courses)
+            patch.setattr(s3_leases, "Credential", recording(made.leased))
+            with logged(made.log):
+                yield made
+
+
+def recording(leased: list[str]) -> Callable[..., Credential]:
+    """The controller's own Credential, whose secrets are noted."""
+
+    def make(**fields: Any) -> Credential:
+        leased.extend(value.get_secret_value() for value in fields.values() if isinstance(value, SecretStr))
+        leased.append(fields["access_key_id"])
+        return Credential(**fields)
+
+    return make
+
+
+@contextmanager
+def logged(to: io.StringIO) -> Iterator[None]:
+    """What this process logs, from everyone."""
+    handler, root = logging.StreamHandler(to), logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    # At this level the AWS client writes the requests that it signs: not the controller's words, nor its level.
+    for name in ("botocore", "boto3", "urllib3"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
@@ -251,7 +296,117 @@ def test_work_and_data_survive_a_killed_pod(hub: Hub) -> None:
         assert session.save()["created"] is True
         session.pod.kill()
     with hub.launch() as session:
+        print(times(session.pod))
         assert session.file("answer.txt") == "42\n"
         assert session.file("from-kernel.txt") == "kernel\n"
         assert session.jupyter.http.get("/api/contents/lesson.ipynb").status_code == 404
         assert session.jupyter.run(READ_DATA) == "50000 code 49999 ['x', '1']\n"
+
+
+def times(pod: RunningPod) -> str:
+    """What our containers cost this launch: by their own clocks, so without the engine's start of each container."""
+    ran = {name: pod.moment(name, "FinishedAt") - pod.moment(name, "StartedAt") for name in INIT}
+    listens = (pod.volume(names.RUN_VOLUME) / names.SIDECAR_FILE).stat().st_mtime
+    ready = listens - pod.moment(names.SIDECAR_CONTAINER, "StartedAt")
+    parts = {"seed": ran[names.SEED_CONTAINER], "fetch": ran[names.FETCH_CONTAINER], "sidecar listens": ready}
+    shown = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in parts.items())
+    wall = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in pod.seconds.items())
+    return f"{shown}, together {sum(parts.values()):.2f} s (with the engine: {wall})"
+
+
+def test_a_manifest_that_cannot_be_read_opens(hub: Hub) -> None:
+    """A course whose manifest is no YAML opens with its files, says what is wrong, and keeps work."""
+    with hub.launch("grace", image=f"{COURSE_IMAGE}:broken") as session:
+        assert session.jupyter.http.get("/api/contents/lesson.ipynb").status_code == 200
+        said = session.jupyter.datamount("GET", "status").json()
+        assert "datamount.yaml" in json.dumps(said)
+        session.write("answer.txt", "43\n")
+        assert session.save()["created"] is True
+
+
+LOOK = f"""
+import glob, json, os
+def may_write(folder):
+    try:
+        open(folder + "/planted", "w").close()
+    except OSError:
+        return False
+    return True
+places = {[names.TOKEN_DIR, names.STATE_DIR, names.COURSE_DIR, names.CREDENTIALS_DIR, "/var/run/secrets"]}
+print(json.dumps({{
+    "uid": os.getuid(),
+    "seen": [place for place in places if os.path.exists(place)],
+    "writable": [place for place in {[names.DATA_DIR, names.RUN_DIR, names.JUPYTER_DIR]} if may_write(place)],
+    "processes": [path for path in glob.glob("/proc/[0-9]*/cmdline") if b"datamount.pod" in open(path, "rb").read()],
+    "variables": [name for name in os.environ if name.startswith(("AWS_", "DATAMOUNT_"))],
+}}))
+"""
+
+
+def test_the_notebook_is_kept_out(hub: Hub) -> None:
+    """Code of the student, as the notebook's user: no token, no state, no process of ours, no bucket's key; data, run
+    and Jupyter's folder are read-only. The sidecar holds the token, so the look would have found it."""
+    with hub.launch() as session:
+        assert json.loads(session.jupyter.run(LOOK)) == {
+            "uid": 1000,
+            "seen": [],
+            "writable": [],
+            "processes": [],
+            "variables": [names.ENV_DATA, names.ENV_RUN],
+        }
+        shown = session.pod.exec(names.SIDECAR_CONTAINER, "cat", f"{names.TOKEN_DIR}/token").stdout.decode()
+        assert shown == hub.tokens[-1]
+        assert session.save()
+        notebook = next(c for c in session.pod.spec["containers"] if c["name"] == names.NOTEBOOK_CONTAINER)
+        readable = b"".join(
+            path.read_bytes()
+            for mount in notebook["volumeMounts"]
+            for path in session.pod.volume(mount["name"]).rglob("*")
+            if path.is_file()
+        )
+        assert CODES.encode() in readable
+        assert hub.leased
+        assert [secret for secret in all_secrets(hub) if secret.encode() in readable] == []
+
+
+def all_secrets(hub: Hub) -> list[str]:
+    """Everything planted, leased or projected."""
+    return [*hub.site.secrets.values(), *hub.leased, *hub.tokens]
+
+
+def test_no_secret_is_anywhere(hub: Hub) -> None:
+    """After a launch with a lease, a save and a refusal, no pod spec, variable, log, Event, audit line or metric has
+    a secret; ours do not have the visitor's address either, which BinderHub puts into the pod's variables."""
+    hub.seen.clear()
+    with hub.launch() as session:
+        session.write("answer.txt", "44\n")
+        session.save()
+        session.jupyter.datamount("GET", "snapshots")
+    audit, metrics = json.dumps(hub.site.audit()), httpx.get(f"{hub.url}/metrics", trust_env=False).text
+    events = json.dumps(hub.site.kube.events())
+    assert "icd" in audit
+    assert "datamount_leases" in metrics
+    assert any("codes" in event["message"] for event in hub.site.kube.events())
+    assert hub.log.getvalue()
+    by_controller = [audit, metrics, events, hub.log.getvalue()]
+    everything = "\n".join([*by_controller, *hub.seen])
+    assert names.SIDECAR_CONTAINER in everything
+    assert [secret for secret in all_secrets(hub) if secret in everything] == []
+    assert re.findall(r"eyJ[\w-]{10,}\.eyJ[\w-]+", everything) == [], "a token of any kind"
+    assert "203.0.113.77" not in "\n".join(by_controller)
+
+
+def test_a_removed_pod_leaves_nothing(hub: Hub, engine: engines.Engine) -> None:
+    """After a pod is removed there is no process, mount, container or folder of it."""
+    with hub.launch() as session:
+        name = session.pod.name
+        processes = [
+            engine.process(session.pod.container(container))
+            for container in (names.NOTEBOOK_CONTAINER, names.SIDECAR_CONTAINER)
+        ]
+        folder = session.pod.volume(names.RUN_VOLUME).parent
+        assert str(folder) in Path("/proc/self/mounts").read_text()
+    assert str(folder) not in Path("/proc/self/mounts").read_text()
+    assert not folder.exists()
+    assert not [process for process in processes if Path(f"/proc/{process}").exists()]
+    assert name not in engine.text("ps", "--all", "--format", "{{.Names}}")
