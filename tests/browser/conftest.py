@@ -36,8 +36,9 @@ datasets:
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """A running Chromium. Not of the whole run: Playwright's event loop would keep other tests from having theirs."""
     program = servers.program("chromium", hint="apt-get install chromium")
     if not (ROOT / "sidecar/jupyter/labextension/package.json").is_file():
         servers.require("the Lab extension is not built: make labextension")
