@@ -117,6 +117,7 @@ class Job:
         try:
             self.credential = self.engine.credential(self.name, self.dataset)
             self._driver = self.engine.driver(self.name, self.dataset, self.credential)
+            self._driver.alive = self._still_asked
             return self._driver.connect()
         except BaseException as error:  # a driver's bug must not take the session's other data away
             if isinstance(error, KeyboardInterrupt):
@@ -239,6 +240,15 @@ class Job:
             return answer
 
         return self.budget.call(ask)
+
+    def _still_asked(self) -> None:
+        """The source goes on to answer: `watch` waits for it from now on anew."""
+        if self._left:
+            raise Abandoned
+        if self.engine.stop.is_set():
+            raise stopped(self.name)
+        if self._asked is not None:
+            self._asked = time.monotonic()
 
     def _deliver(self, driver: Driver[Any]) -> None:
         receipts = Receipts(self.engine.data / names.DATA_STATE_DIR / "receipts" / f"{self.name}.jsonl")

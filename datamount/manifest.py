@@ -375,6 +375,7 @@ class URL(Source):
 
     url: AnyURL
     sha256: Sha256 | None = None
+    unpack: Literal["zip", "tar", "gz"] | None = None
 
 
 def sources_mistake(keys: Collection[str], *, anonymous: bool = False, s3_credential: bool = False) -> Mistake | None:
@@ -385,9 +386,10 @@ def sources_mistake(keys: Collection[str], *, anonymous: bool = False, s3_creden
             f"needs exactly one of {', '.join(SOURCES)}; it has {' and '.join(given) or 'none'}.",
             "Make a dataset of each." if given else "Say where the data is, such as `url: https://…`.",
         )
-    for key in ("sha256", "credential"):
+    hints = {"credential": f"`credential` goes inside `{given[0]}:`.", "sha256": "The lock keeps its digests."}
+    for key in ("sha256", "credential", "unpack"):
         if key in keys and given != ["url"]:
-            where = f"`{key}` goes inside `{given[0]}:`." if key == "credential" else "The lock keeps its digests."
+            where = hints.get(key, "Only a file at a URL can be unpacked.")
             return Mistake(f'has "{key}", which belongs to a url source, beside "{given[0]}".', where)
     if anonymous and s3_credential:
         return Mistake('has both "anonymous: true" and "credential" in its s3 source.', "Keep one of them.")
@@ -413,6 +415,9 @@ class Dataset(Strict):
     s3: S3 | None = None
     url: AnyURL | None = Field(None, description="Any fsspec URL of one file.")
     sha256: Sha256 | None = Field(None, description="For a url source: the digest that the file must have.")
+    unpack: Literal["zip", "tar", "gz"] | None = Field(
+        None, description='For a url source: deliver the files that are in it. "tar" may be compressed, too.'
+    )
 
     @property
     def kind(self) -> str:
@@ -421,8 +426,10 @@ class Dataset(Strict):
 
     @property
     def source(self) -> Source:
-        found: Any = getattr(self, self.kind)
-        return URL(url=found, sha256=self.sha256, credential=self.credential) if isinstance(found, str) else found
+        if self.url is not None:
+            return URL(url=self.url, sha256=self.sha256, credential=self.credential, unpack=self.unpack)
+        found: Source = getattr(self, self.kind)
+        return found
 
     @property
     def reads_local_files(self) -> bool:
@@ -441,7 +448,7 @@ class Dataset(Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> Dataset:
-        keys = [key for key in (*SOURCES, "sha256", "credential") if getattr(self, key) is not None]
+        keys = [key for key in (*SOURCES, "sha256", "credential", "unpack") if getattr(self, key) is not None]
         s3 = self.s3
         mistake = sources_mistake(
             keys, anonymous=bool(s3 and s3.anonymous), s3_credential=bool(s3 and s3.credential is not None)
@@ -482,7 +489,7 @@ def json_schema() -> dict[str, Any]:
     schema = Manifest.model_json_schema()
     dataset = schema["$defs"]["Dataset"]
     dataset["oneOf"] = [{"required": [kind]} for kind in SOURCES]
-    dataset["dependentRequired"] = {"sha256": ["url"], "credential": ["url"]}
+    dataset["dependentRequired"] = {key: ["url"] for key in ("sha256", "credential", "unpack")}
     schema["$defs"]["S3"]["not"] = {
         "properties": {"anonymous": {"const": True}},
         "required": ["anonymous", "credential"],

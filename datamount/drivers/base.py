@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -97,6 +97,8 @@ class Driver(ABC, Generic[S]):
         self.credential = credential
         self.warnings: list[str] = []
         """What people should know of data that was delivered all the same, a sentence each. For the status."""
+        self.alive: Callable[[], None] = lambda: None
+        """To be called while an answer takes long, as its parts arrive: the engine gives up what is silent."""
 
     @abstractmethod
     def resolve(self, pin: Pin | None = None) -> Pin:

@@ -1,15 +1,20 @@
-"""One file at a URL: http, https and file by the standard library, every other protocol by fsspec.
+"""One file at a URL, or what is in it: http, https and file by the standard library, every other protocol by fsspec.
 
 It is delivered under the last part of its path. A web server cannot be asked for an old version: the version that a
 lock pins is the SHA-256, and `sha256` in the manifest is the same promise made by hand. Without either, what is
 delivered is what the server has, told apart by ETag, else by date and size.
+
+With `unpack` the file is read whole into a temporary file, and what is delivered are the files in it (see `archives`).
 """
 
 from __future__ import annotations
 
 import base64
 import email.utils
+import hashlib
 import http.client
+import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -18,9 +23,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
+from datamount.archives import Archive
 from datamount.credentials import Credential
 from datamount.drivers import files
 from datamount.drivers.base import Buffer, Digest, Driver, Item, Pin, safe_path
@@ -48,6 +54,10 @@ class URLDriver(Driver[URL]):
     def __init__(self, name: str, dataset: Dataset, source: URL, credential: Credential | None) -> None:
         super().__init__(name, dataset, source, credential)
         self.shown = shown(source.url)
+        self._lock = threading.RLock()
+        self._spool: IO[bytes] | None = None
+        self._opened: Archive | None = None
+        self._sha256 = ""
         self.place: Place
         if "::" not in source.url and urlsplit(source.url).scheme in ("http", "https"):
             self.place = WebPlace(self)
@@ -73,9 +83,17 @@ class URLDriver(Driver[URL]):
                 hint="Run `datamount lock --upgrade` to take the new content.",
                 who="the course's author",
             )
+        if pin is not None and self.source.unpack:
+            self._archive(facts.version)  # what the lock pins is in it
         return {"size": facts.size, "version": facts.version}
 
     def plan(self, pin: Pin) -> Iterable[Item]:
+        if self.source.unpack:
+            archive = self._archive(str(pin.get("version") or ""))
+            return [
+                Item(member.path, member.size, f"{self._sha256}:{member.path}", None, {"member": member.path})
+                for member in archive.members.values()
+            ]
         digest = Digest("sha256", self.source.sha256) if self.source.sha256 else None
         # Without anything to tell versions apart, no earlier copy may pass for this one.
         identity = f"sha256:{digest.value}" if digest else pin.get("version") or f"unknown:{uuid.uuid4().hex}"
@@ -85,8 +103,66 @@ class URLDriver(Driver[URL]):
     def open(self, item: Item, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
         if stop is not None and stop <= start:
             return iter(())
+        if self.source.unpack:
+            return self._member(item.ref["member"], start, stop)
         # Where a digest decides, an ETag may change (a server moved) without a word from us.
         return self.place.read(start, stop, "" if item.digest else item.ref.get("version", ""))
+
+    def close(self) -> None:
+        with self._lock:
+            if self._opened is not None:
+                self._opened.close()
+            if self._spool is not None:
+                self._spool.close()
+            self._opened = self._spool = None
+
+    def _member(self, path: str, start: int, stop: int | None) -> Iterator[Buffer]:
+        archive = self._archive("")
+        if path not in archive.members:
+            raise VerificationFailed(
+                f'dataset "{self.name}": {path!r} is not in {self.shown} any more.',
+                hint="Run `datamount lock --upgrade` to take the new content.",
+                who="the course's author",
+            )
+        return archive.read(path, start, stop)
+
+    def _archive(self, version: str) -> Archive:
+        """The archive, read whole into a file without a name; once. A download that broke goes on where it was."""
+        with self._lock:
+            if self._opened is None:
+                self._download(version)
+                spool, self._spool = self._spool, None
+                assert spool is not None
+                name = file_name(self.source.url) or self.name
+                unpack = self.source.unpack
+                assert unpack is not None
+                inner = (name[:-3] if name.lower().endswith(".gz") else "") or self.name
+                self._opened = Archive(spool, unpack, dataset=self.name, name=inner)
+            return self._opened
+
+    def _download(self, version: str) -> None:
+        spool = self._spool = self._spool or tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
+        start = spool.seek(0, 2)
+        if start and not (version and self.supports_ranges):
+            start = spool.seek(0)  # nothing would tell that the rest is of the same file
+            spool.truncate()
+        for chunk in self.place.read(start, None, version):
+            self.alive()
+            spool.write(chunk)
+        spool.seek(0)
+        digest = hashlib.sha256()
+        while chunk := spool.read(CHUNK):
+            digest.update(chunk)
+        self._sha256 = digest.hexdigest()
+        if self.source.sha256 not in (None, self._sha256):
+            spool.close()
+            self._spool = None
+            raise VerificationFailed(
+                f'dataset "{self.name}": {self.shown} has the SHA-256 {self._sha256}, not the one of datamount.yaml.',
+                hint="Check the address; if the change is meant, mend `sha256`.",
+                who="the course's author",
+                transient=True,  # once more: bytes may break on the way
+            )
 
     def _no_ranges(self) -> None:
         """Reading from the middle works still, by skipping; it is only not worth doing in parallel."""

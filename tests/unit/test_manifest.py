@@ -48,6 +48,7 @@ datasets:
   glossary:
     url: https://example.edu/glossary.csv
     sha256: {SHA}
+    unpack: zip
 save:
   exclude: ["scratch/", "*.h5"]
   max_size: 500 MB
@@ -136,6 +137,7 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
     "password in the file": (one(MYSQL + ", password: hunter2}"), ["4:35 unknown key | `credential: NAME`"]),
     "no source": (one("title: t"), ['3:3 dataset "d" needs exactly one | url: https']),
     "two sources": (one("url: https://a.b/c\n" + S3 + "}"), ["3:3 it has s3 and url | dataset of each"]),
+    "unpack beside mysql": (one(MYSQL + "}\nunpack: zip"), ['3:3 "unpack", which belongs to a url source | URL']),
     "sha256 beside mysql": (one(MYSQL + f"}}\nsha256: {SHA}"), ['3:3 "sha256", which belongs to a url source | lock']),
     "credential beside mysql": (one(MYSQL + "}\ncredential: c"), ['3:3 "credential", which | inside `mysql:`']),
     "anonymous with a credential": (one(S3 + ", anonymous: true, credential: c}"), ["3:3 both | Keep one"]),
@@ -278,6 +280,7 @@ def test_the_whole_syntax_is_accepted() -> None:
         "url": "https://example.edu/glossary.csv",
         "sha256": SHA,
         "credential": None,
+        "unpack": "zip",
     }
     assert manifest.datasets["images"].when == "background"
     assert manifest.datasets["codes"].live
