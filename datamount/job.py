@@ -19,6 +19,7 @@ from datamount.drivers.base import Connection, Driver, Item
 from datamount.errors import Conflict, DatamountError, DiskFull, NotFound, VerificationFailed
 from datamount.manifest import Dataset
 from datamount.pins import LockEntry, drift
+from datamount.provenance import remove_record, write_record
 from datamount.receipts import Receipt, Receipts
 from datamount.retries import Budget, Stopped, silent, stopped
 from datamount.space import Paths, Turn
@@ -261,6 +262,13 @@ class Job:
             receipts.close()
 
     def _deliver_at(self, desk: Desk, driver: Driver[Any], receipts: Receipts) -> None:
+        try:
+            self._deliver_all(desk, driver, receipts)
+        except BaseException:
+            remove_record(self.engine.data, self.name)
+            raise
+
+    def _deliver_all(self, desk: Desk, driver: Driver[Any], receipts: Receipts) -> None:
         locked = self.entry.items() if self.entry else None
         paths = Paths(self.name)
         items: list[Item] = []
@@ -295,6 +303,14 @@ class Job:
         if not self._planned or len(self._done) < len(items):
             raise stopped(self.name)
         desk.sweep()
+        write_record(
+            self.engine.data,
+            self.name,
+            self.dataset,
+            pin=pin,
+            locked=self.status.locked,
+            files=self._done.values(),
+        )
         self.status.files_total, self.status.bytes_total = len(items), self.status.bytes_done
 
     def _still_there(self, todo: Sequence[Item], desk: Desk, driver: Driver[Any], receipts: Receipts) -> None:
