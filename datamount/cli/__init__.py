@@ -11,7 +11,12 @@ from typing import Annotated
 import typer
 
 from datamount import __version__
-from datamount.errors import DatamountError
+from datamount.errors import DatamountError, UsageError
+
+# The extra that brings what a command imports; for any other command it is all of them.
+_EXTRAS = {"up": "local", "controller": "controller"} | dict.fromkeys(
+    ("save", "history", "diff", "restore", "export", "share", "doctor", "store"), "store"
+)
 
 app = typer.Typer(
     name="datamount",
@@ -43,13 +48,29 @@ from datamount.cli import cache, cluster, data, manifest, session, share, store,
 __all__ = ["app", "cache", "cluster", "data", "main", "manifest", "session", "share", "store", "work"]
 
 
+def _run() -> None:
+    """Run the command line. Raises UsageError, naming the extra to install, where a command's packages are missing."""
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in {"", "datamount", "sidecar"}:
+            raise
+        command = sys.argv[1] if len(sys.argv) > 1 else ""
+        raise UsageError(
+            f"`datamount {command}` needs the Python package {package!r}, which is not installed here.",
+            hint=f"Install it with: pip install 'datamount[{_EXTRAS.get(command, 'all')}]'",
+            who="you",
+        ) from error
+
+
 def main() -> None:
     """Run the command line; our errors become one message on stderr and their exit code.
 
     With --json among the arguments the error is the problem document, on stdout, as a program expects it.
     """
     try:
-        app()
+        _run()
     except DatamountError as error:
         if "--json" in sys.argv:
             print(json.dumps(error.problem(), indent=1))

@@ -38,7 +38,7 @@ def save(  # noqa: PLR0917  (Typer's way to declare options)
     endpoint_url: Endpoint = None,
     as_json: Json = False,
 ) -> None:
-    """Save a folder as a new version; nothing is written when nothing changed."""
+    """Save a folder as a new version; nothing is written when nothing changed and no note is given."""
     workspace = _workspace(store, owner, course, endpoint_url)
     result = workspace.save(
         folder, message=message, author=owner, exclude=exclude or (), state_dir=_state_dir(workspace, folder)
