@@ -10,6 +10,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 import re
 import secrets
 import time
@@ -235,8 +236,9 @@ def logged(to: io.StringIO) -> Iterator[None]:
     level = root.level
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
-    # At this level the AWS client writes the requests that it signs: not the controller's words, nor its level.
-    for name in ("botocore", "boto3", "urllib3"):
+    # At this level the AWS client writes the requests that it signs: not the controller's words, nor its level. The
+    # others are the test's own.
+    for name in ("botocore", "boto3", "urllib3", "httpcore", "httpx"):
         logging.getLogger(name).setLevel(logging.INFO)
     try:
         yield
@@ -296,11 +298,30 @@ def test_work_and_data_survive_a_killed_pod(hub: Hub) -> None:
         assert session.save()["created"] is True
         session.pod.kill()
     with hub.launch() as session:
-        print(times(session.pod))
         assert session.file("answer.txt") == "42\n"
         assert session.file("from-kernel.txt") == "kernel\n"
         assert session.jupyter.http.get("/api/contents/lesson.ipynb").status_code == 404
         assert session.jupyter.run(READ_DATA) == "50000 code 49999 ['x', '1']\n"
+
+
+LAUNCHES = int(os.environ.get("DATAMOUNT_POD_LAUNCHES", "1"))
+"""How often to measure; docs/benchmarks-pod.md has more than a test needs."""
+
+
+def test_what_a_launch_costs(hub: Hub) -> None:
+    """A warm launch, with saved work and data, opens as one without datamount does; prints what it took."""
+    with hub.launch("edsger") as session:
+        session.write("answer.txt", "45\n")
+        session.save()
+    for _ in range(LAUNCHES):
+        began = time.monotonic()
+        with hub.launch("edsger", injected=False) as session:
+            plain = time.monotonic() - began
+        began = time.monotonic()
+        with hub.launch("edsger") as session:
+            seconds = time.monotonic() - began
+            assert session.file("answer.txt") == "45\n"
+            print(f"\nplain {plain:.2f} s, injected {seconds:.2f} s; {times(session.pod)}")
 
 
 def times(pod: RunningPod) -> str:
@@ -338,7 +359,7 @@ print(json.dumps({{
     "seen": [place for place in places if os.path.exists(place)],
     "writable": [place for place in {[names.DATA_DIR, names.RUN_DIR, names.JUPYTER_DIR]} if may_write(place)],
     "processes": [path for path in glob.glob("/proc/[0-9]*/cmdline") if b"datamount.pod" in open(path, "rb").read()],
-    "variables": [name for name in os.environ if name.startswith(("AWS_", "DATAMOUNT_"))],
+    "variables": sorted(name for name in os.environ if name.startswith(("AWS_", "DATAMOUNT_"))),
 }}))
 """
 
