@@ -102,6 +102,22 @@ class Excludes:
             return None
         return next((why for why, spec in self._defaults if spec.match_file(name)), None)
 
+    def brings_back(self, path: str) -> bool:
+        """Whether the caller's patterns ask for the file `path`, whatever it may hold."""
+        return self._own.check_file(path).include is False
+
+
+_LOGIN = re.compile(rb"https?://[^/\s@]+@|extraheader", re.IGNORECASE)
+"""In a repo's configuration: a remote with a user name or token in its URL, or a header that carries one."""
+
+
+def _holds_login(root: Path, path: str) -> bool:
+    """Whether `path` is a git repo's configuration with a login in it; a name cannot tell, only the content."""
+    if not path.endswith("/config") or ".git" not in path.split("/"):
+        return False
+    with open_below(root, path) as file:
+        return _LOGIN.search(file.read(1 << 20)) is not None
+
 
 def _one_pattern() -> re.Pattern[str]:
     lines = [line for lines in DEFAULT_EXCLUDES.values() for line in lines]
@@ -142,6 +158,9 @@ def _walk(folder: str, prefix: str, excludes: Excludes, result: Scan) -> None:
                 result.found.append(Found(path, stat))
                 _walk(entry.path, f"{path}/", excludes, result)
             elif st.S_ISREG(stat.st_mode):
+                if _holds_login(result.root, path) and not excludes.brings_back(path):
+                    result.skipped.append(Skipped(path, "may hold a secret"))
+                    continue
                 result.found.append(Found(path, stat))
                 if f".~{entry.name}" in names:
                     result.writing.add(path)

@@ -45,6 +45,29 @@ def test_secrets_caches_and_locks_are_left_out_and_named(tmp_path: Path) -> None
             assert any((name == s.path or name.startswith(s.path)) and s.reason == why for s in result.skipped), name
 
 
+@pytest.mark.parametrize(
+    ("config", "left_out"),
+    [
+        ('[remote "origin"]\n\turl = https://ann:ghp_0123@example.org/a/b\n', True),
+        ('[remote "origin"]\n\turl = https://ghp_0123@example.org/a/b\n', True),
+        ('[http "https://example.org/"]\n\textraHeader = AUTHORIZATION: basic eDp5\n', True),
+        ('[remote "origin"]\n\turl = https://example.org/a/b\n', False),
+        ('[remote "origin"]\n\turl = git@example.org:a/b\n', False),
+    ],
+)
+@pytest.mark.parametrize("repo", [".git", "inner/.git", ".git/modules/sub"])
+def test_a_repos_login_is_left_out(tmp_path: Path, config: str, left_out: bool, repo: str) -> None:
+    """The token in the URL of a clone's remote is never saved; a configuration without one is."""
+    (tmp_path / repo).mkdir(parents=True)
+    (tmp_path / repo / "config").write_text(config)
+    (tmp_path / "config").write_text("https://ann:x@example.org is in a text of the student")
+    seen = scan(tmp_path, Excludes())
+    assert (f"{repo}/config" in {s.path for s in seen.skipped}) == left_out
+    assert (f"{repo}/config" in {f.path for f in seen.found}) != left_out
+    assert "config" in {f.path for f in seen.found}
+    assert f"{repo}/config" in {f.path for f in scan(tmp_path, Excludes([f"!{repo}/config"])).found}
+
+
 def test_one_pass_finds_what_the_patterns_find() -> None:
     """The single pattern that is asked first matches all that any default pattern matches."""
     for name in [*SECRETS, *CACHES, *LOCKS, "d/.DS_Store", ".~lock.x#", "a/.nfs01", "x/.datamount/y", "my.token"]:
