@@ -43,9 +43,9 @@ def _root(
     pass
 
 
-from datamount.cli import cache, cluster, data, manifest, session, share, store, work  # noqa: E402  (they register on app)
+from datamount.cli import cache, cluster, convert, data, manifest, session, share, store, work  # noqa: E402  (they register on app)
 
-__all__ = ["app", "cache", "cluster", "data", "main", "manifest", "session", "share", "store", "work"]
+__all__ = ["app", "cache", "cluster", "convert", "data", "main", "manifest", "session", "share", "store", "work"]
 
 
 def _run() -> None:
