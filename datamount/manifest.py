@@ -364,10 +364,25 @@ class S3(Source):
         None, description="The bucket's region, where it is not the endpoint's default."
     )
     anonymous: bool = Field(False, description="Read without any credential, as from a public bucket.")
+    version_id: Annotated[str, Form(r"^[^\s\x00-\x1f\x7f]{1,1024}$", "must be the VersionId of an object.")] | None = (
+        Field(None, description="For one object: the exact version.")
+    )
+    requester_pays: bool = Field(False, description="Agree to pay for the requests, where the bucket asks for that.")
+    addressing: Literal["path", "virtual"] = Field(
+        "path", description='"virtual": the bucket is part of the host name, for endpoints that know nothing else.'
+    )
     access: Literal["copy", "remote"] = Field(
         "copy",
         description='"copy": files in /data. "remote": no files; AWS variables that let programs read the bucket.',
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> S3:
+        if self.version_id is not None and (self.url.endswith("/") or "/" not in self.url.removeprefix("s3://")):
+            raise Mistake("version_id is of one object, and the url is a prefix.", "`datamount lock` pins a prefix.")
+        if self.requester_pays and self.anonymous:
+            raise Mistake("requester_pays needs a signature: it cannot stand beside anonymous.", "Keep one of them.")
+        return self
 
 
 class URL(Source):

@@ -51,6 +51,8 @@ class S3Driver(Driver[S3]):
             endpoint_url=source.endpoint_url,
             region=source.region,
             anonymous=source.anonymous,
+            requester_pays=source.requester_pays,
+            virtual=source.addressing == "virtual",
         )
         if self.key:
             safe_path(self.key.removesuffix("/"), dataset=name)
@@ -78,7 +80,7 @@ class S3Driver(Driver[S3]):
         return {"bucket": self.bucket, "prefix": self.key, "versioned": versioned}
 
     def _resolve_object(self, pin: Pin | None) -> Pin:
-        found = self.access.head(self.key, (pin or {}).get("version_id"))
+        found = self.access.head(self.key, (pin or {}).get("version_id") or self.source.version_id)
         if pin is not None and pin.get("etag") not in (None, found.etag):
             raise VerificationFailed(
                 f'dataset "{self.name}": {self.source.url} has changed since it was locked.',

@@ -36,9 +36,12 @@ CONNECT_SECONDS = 10
 READ_SECONDS = 30
 """Longest silence of a server, not the longest transfer."""
 CHUNK = 2 << 20
+CUSTOMER_KEY = "SSE-C"
 _MISSING = {"NoSuchBucket", "NoSuchKey", "NoSuchVersion", "NotFound"}
 _NO_VERSIONS = {"AccessDenied", "NotImplemented", "MethodNotAllowed", "InvalidArgument"}
 _CODE = re.compile(r"<Code>(\w+)</Code>")
+_MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
+_CUSTOMER_KEY = re.compile(r"stored using a form of Server Side Encryption|Customer.provided key|SSE-C", re.I)
 _STATUS = re.compile(r"status code: (\d{3})")
 _REGION = re.compile(r"^[a-z0-9-]{1,40}$")
 
@@ -85,10 +88,14 @@ class S3Access:
         endpoint_url: str | None = None,
         region: str | None = None,
         anonymous: bool = False,
+        requester_pays: bool = False,
+        virtual: bool = False,
     ) -> None:
         self.dataset = dataset
         self.bucket = bucket
         self.anonymous = anonymous
+        self._virtual = virtual
+        self._more = {"x-amz-request-payer": "requester"} if requester_pays else {}
         self._credential = credential
         self._credential_name = credential_name
         # The operator's endpoint wins: a manifest must not decide where the operator's credential is shown.
@@ -164,6 +171,8 @@ class S3Access:
         except Lost as error:
             raise self.explain(StoreError("", 0), f"s3://{self.bucket}/{key}") from error
         except (obstore.exceptions.BaseError, StoreError, OSError, ValueError) as error:
+            if _status(error) == 400 or (isinstance(error, StoreError) and error.status == 400):
+                next(self.read(key, version_id=version_id, stop=1), None)  # an answer to HEAD has no words
             raise self.explain(error, f"s3://{self.bucket}/{key}") from error
         version = meta["version"]
         return Object(
@@ -210,9 +219,17 @@ class S3Access:
     def request(self, key: str, version_id: str | None) -> tuple[str, dict[str, str]]:
         """URL and signed headers of a GET of one object, at an endpoint that the manifest names."""
         query = f"versionId={quote(version_id, safe='')}" if version_id else ""
-        base = urlsplit(f"{(self.endpoint or '').rstrip('/')}/{quote(self.bucket)}/{quote(key, safe='/~')}")
-        headers = sign(base.netloc, base.path, query, self.keys(), self.region)
+        base = urlsplit(f"{self._root()}/{quote(key, safe='/~')}")
+        headers = sign(base.netloc, base.path, query, self.keys(), self.region, self._more)
         return base._replace(query=query).geturl(), headers
+
+    def _root(self) -> str:
+        """The bucket's own URL, without a slash at its end."""
+        endpoint = (self.endpoint or f"https://s3.{self.region}.amazonaws.com").rstrip("/")
+        if not self._virtual:
+            return f"{endpoint}/{quote(self.bucket)}"
+        scheme, _, rest = endpoint.partition("://")
+        return f"{scheme}://{self.bucket}.{rest}"
 
     # --- Errors -----------------------------------------------------------------------------------------------
 
@@ -229,10 +246,16 @@ class S3Access:
         if isinstance(error, DatamountError):
             return error
         text = str(error)
-        code = error.code if isinstance(error, StoreError) else _first(_CODE, text)
+        code = error.code if isinstance(error, StoreError) else _code(text)
         status = error.status if isinstance(error, StoreError) else _status(error)
         where = f" at {self.endpoint}" if self.endpoint else ""
         tried = f'dataset "{self.dataset}": reading {what}{where}'
+        if code == CUSTOMER_KEY:
+            return Refused(
+                f"{tried} was refused: it is encrypted with a key of the customer's own (SSE-C).",
+                hint="No such key is ever given to datamount: store the data with SSE-S3 or SSE-KMS instead.",
+                who="the data's owner",
+            )
         if code in _MISSING or status == 404 or isinstance(error, FileNotFoundError):
             return NotFound(
                 f"{tried} failed: there is no such {_noun(code)} ({code or 404}).",
@@ -324,8 +347,12 @@ class S3Access:
         with self._lock:
             if self._store is None:
                 settings: dict[str, Any] = {"region": self.region}
-                if self.endpoint:
+                if self._virtual:
+                    settings |= {"endpoint": self._root(), "virtual_hosted_style_request": True}
+                elif self.endpoint:
                     settings["endpoint"] = self.endpoint.rstrip("/")
+                if self._more:
+                    settings["request_payer"] = True
                 if keys is None:
                     settings["skip_signature"] = True
                 else:
@@ -374,10 +401,9 @@ class S3Access:
         return self._get(query)
 
     def _get(self, query: Mapping[str, str]) -> ET.Element:
-        base = (self.endpoint or f"https://s3.{self.region}.amazonaws.com").rstrip("/")
         encoded = "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in sorted(query.items()))
-        url = urlsplit(f"{base}/{quote(self.bucket)}?{encoded}")
-        headers = sign(url.netloc, url.path, url.query, self.keys(), self.region)
+        url = urlsplit(f"{self._root()}{'/' if self._virtual else ''}?{encoded}")
+        headers = sign(url.netloc, url.path, url.query, self.keys(), self.region, self._more)
         request = urllib.request.Request(url.geturl(), headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=READ_SECONDS) as response:
@@ -387,9 +413,7 @@ class S3Access:
                 body = error.read(65536).decode("utf-8", "replace")
             after = error.headers.get("Retry-After", "")
             region = error.headers.get("x-amz-bucket-region")
-            raise StoreError(
-                _first(_CODE, body), error.code, region, float(after) if after.isdigit() else None
-            ) from error
+            raise StoreError(_code(body), error.code, region, float(after) if after.isdigit() else None) from error
         except (OSError, ValueError, ET.ParseError, http.client.HTTPException) as error:
             raise StoreError("", 0) from error
 
@@ -444,13 +468,15 @@ class PlainReads:
     @staticmethod
     def _check(answer: Answer) -> None:
         if answer.status not in (200, 206):
-            code = _first(_CODE, answer.read()[:65536].decode("utf-8", "replace"))
+            code = _code(answer.read()[:65536].decode("utf-8", "replace"))
             after = answer.headers.get("Retry-After", "")
             raise StoreError(code, answer.status, retry_after=float(after) if after.isdigit() else None)
 
 
-def sign(host: str, path: str, query: str, keys: Keys | None, region: str) -> dict[str, str]:
-    """The headers of a GET without a body, signed as AWS Signature Version 4 asks; no keys: not signed.
+def sign(  # noqa: PLR0917
+    host: str, path: str, query: str, keys: Keys | None, region: str, more: Mapping[str, str]
+) -> dict[str, str]:
+    """The headers (`more` among them) of a GET without a body, signed as AWS Signature Version 4 asks; no keys: not.
 
     https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html; `query` is sorted and encoded.
     """
@@ -459,7 +485,7 @@ def sign(host: str, path: str, query: str, keys: Keys | None, region: str) -> di
     now = datetime.now(UTC)
     stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
     empty = hashlib.sha256(b"").hexdigest()
-    headers = {"host": host, "x-amz-content-sha256": empty, "x-amz-date": stamp}
+    headers = {"host": host, "x-amz-content-sha256": empty, "x-amz-date": stamp, **more}
     if keys.session_token:
         headers["x-amz-security-token"] = keys.session_token
     names = ";".join(sorted(headers))
@@ -487,6 +513,11 @@ def _without_namespace(body: bytes) -> ET.Element:
 def _first(pattern: re.Pattern[str], text: str) -> str:
     found = pattern.search(text)
     return found.group(1) if found else ""
+
+
+def _code(text: str) -> str:
+    """The code of an error document. Servers have no code for what lacks a customer's key, only words."""
+    return CUSTOMER_KEY if _CUSTOMER_KEY.search(_first(_MESSAGE, text)) else _first(_CODE, text)
 
 
 def _status(error: Exception) -> int:
