@@ -106,11 +106,13 @@ class ManifestError(UsageError):
     http_status = 422
     title = "The manifest is not valid"
 
-    def __init__(self, file: str, faults: Sequence[Fault]) -> None:
+    def __init__(
+        self, file: str, faults: Sequence[Fault], *, hint: str = "Mend the file and run `datamount validate`."
+    ) -> None:
         self.file = file
         self.faults = tuple(faults)
         lines = "\n".join(f"{file}: {fault}" for fault in self.faults)
-        super().__init__(lines, hint="Mend the file and run `datamount validate`.", who="the course's author")
+        super().__init__(lines, hint=hint, who="the course's author")
 
     def problem(self) -> dict[str, Any]:
         faults = [

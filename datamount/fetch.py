@@ -103,26 +103,27 @@ def fetch(
     return engine.status
 
 
-def exit_error(status: Status) -> DatamountError | None:
+def exit_error(status: Status, only: Sequence[str] = ()) -> DatamountError | None:
     """The error a command ends with, by the datasets that are not optional; None when nothing is missing.
 
+    With `only`, by these datasets alone: what an earlier run left undone elsewhere was not asked for.
     PartlyDelivered when some datasets are there; the datasets' own error when all failed in one way.
     """
     if status.error:
         return from_problem(status.error)
-    failed = {n: d for n, d in status.datasets.items() if d.error and d.state in ("failed", "partial")}
+    asked = {n: d for n, d in status.datasets.items() if not only or n in only}
+    failed = {n: d for n, d in asked.items() if d.error and d.state in ("failed", "partial")}
     needed = {n: d for n, d in failed.items() if not d.optional}
     if not needed:
         return None
     errors = [from_problem(d.error) for d in needed.values() if d.error]
     kinds = {e.exit_code for e in errors}
-    delivered = any(d.state == "ready" for d in status.datasets.values())
+    delivered = any(d.state == "ready" for d in asked.values())
     if len(errors) == 1 and not delivered:
         return errors[0]
     sentence = "\n  ".join(e.sentence() for e in errors)
     kind = PartlyDelivered if delivered or len(kinds) > 1 else type(errors[0])
-    total = len(status.datasets)
-    return kind(f"{len(needed)} of {total} datasets could not be delivered:\n  {sentence}")
+    return kind(f"{len(needed)} of {len(asked)} datasets could not be delivered:\n  {sentence}")
 
 
 class Engine:
@@ -291,4 +292,4 @@ def _check_frozen(course: Course, lock: LockFile, wanted: Sequence[str]) -> None
         what = "is not in the lock" if entry is None else "has changed in the manifest since it was locked"
         faults.append(Fault(f'dataset "{name}" {what}.', key=name, hint="Run `datamount lock` and commit the file."))
     if faults:
-        raise ManifestError(str(course.lock_path), faults)
+        raise ManifestError(str(course.lock_path), faults, hint="")

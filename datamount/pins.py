@@ -78,8 +78,12 @@ def read_lock(path: Path) -> LockFile:
     try:
         return LockFile.model_validate_json(content)
     except ValidationError as error:
-        faults = [Fault(f"{'.'.join(map(str, e['loc']))}: {e['msg']}", hint=hint) for e in error.errors()]
-        raise ManifestError(str(path), faults) from error
+        faults = [Fault(": ".join(filter(None, (_place(e["loc"]), f"{e['msg']}."))), hint=hint) for e in error.errors()]
+        raise ManifestError(str(path), faults, hint="") from error
+
+
+def _place(keys: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, keys))
 
 
 def write_lock(path: Path, lock: LockFile) -> None:

@@ -81,7 +81,7 @@ def fetch(  # noqa: PLR0917  (Typer passes them by name)
         )
     if as_json:
         print(status.model_dump_json(indent=1))
-    _end(exit_error(status), told=as_json or bool(status.datasets))
+    _end(exit_error(status, only or ()), told=as_json or bool(status.datasets))
 
 
 @app.command(epilog="Example: [bold]datamount lock . --upgrade labels && git commit datamount.lock[/bold]")

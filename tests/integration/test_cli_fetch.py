@@ -114,6 +114,14 @@ def test_only_names_a_dataset(shell: Shell, bucket: str) -> None:
     assert shell.fetch("--only", "nope").returncode == 2
 
 
+def test_only_ends_with_what_was_asked_for(shell: Shell, bucket: str) -> None:
+    """What an earlier fetch left undone does not count in the exit code of --only another dataset."""
+    shell.declare(codes=shell.source(bucket), gone=shell.source(bucket, "nothing/"))
+    assert shell.fetch().returncode == 3
+    assert shell.fetch("--only", "codes").returncode == 0
+    assert shell.fetch("--only", "gone").returncode == 5
+
+
 def test_frozen_needs_a_lock(shell: Shell, bucket: str) -> None:
     """--frozen without a lock entry is exit code 2 and names the dataset; env is written all the same."""
     shell.declare(codes=shell.source(bucket))

@@ -226,8 +226,9 @@ def test_a_lock_that_cannot_be_read_is_named(author: Author) -> None:
     """A merge conflict in the lock is exit code 2 with a hint; the environment is there all the same."""
     author.declare("bucket")
     author.course.lock_path.write_text("<<<<<<< HEAD\n")
-    with pytest.raises(ManifestError, match=r"datamount\.lock"):
+    with pytest.raises(ManifestError, match=r"datamount\.lock: Invalid JSON.*\. Restore it from git") as caught:
         author.fetch()
+    assert "datamount validate" not in caught.value.sentence()
     assert (author.run / "env").exists()
     with pytest.raises(UsageError, match="nope"):
         author.lock("nope")
