@@ -195,7 +195,9 @@ class S3Store:
             if code and code[1] == "NoSuchBucket":
                 return NotFound(f"The bucket {self.bucket!r} does not exist.", who="the hub's operator")
             return NotFound(f"{what}: there is none.")
-        if isinstance(error, remote.PermissionDeniedError | remote.UnauthenticatedError):
+        # A LIST that is denied comes without a type of its own.
+        denied = isinstance(error, remote.PermissionDeniedError | remote.UnauthenticatedError) or status in (401, 403)
+        if denied:
             return Refused(
                 f"{what}: access is denied{named}.",
                 hint="Check the AWS variables and the bucket's policy.",

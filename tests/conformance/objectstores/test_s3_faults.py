@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from datamount.errors import Conflict, Unavailable
+from datamount.errors import Conflict, Refused, Unavailable
 from datamount.objectstore import ObjectStore, open_store
 from datamount.snapshots import Workspace
 from tests.fault_proxy import Fault, FaultProxy, Rule
@@ -34,6 +34,15 @@ def once(method: str, part: str, fault: Fault) -> Rule:
         return left.pop() if left and found == method and part in path else None
 
     return rule
+
+
+def test_wrong_keys_are_refused_not_unavailable(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listing, reading and writing with wrong keys each say that access is denied, not to try again in a while."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    store = open_store(f"s3://{bucket}/p", s3.endpoint_url)
+    for action in (lambda: list(store.list("")), lambda: store.get("k"), lambda: store.put("k", b"x")):
+        with pytest.raises(Refused, match="access is denied"):
+            action()
 
 
 def test_a_create_whose_answer_was_lost_is_ours(s3: S3Server, bucket: str) -> None:
