@@ -28,9 +28,9 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from tests.demo_check import Check, Row, Stopped  # noqa: E402
-from tests.demo_session import MARK, SessionFailed, datamount, dying_with_us, marked  # noqa: E402
+from tests.demo_session import MARK, SessionFailed, datamount, marked  # noqa: E402
 from tests.demo_site import Site  # noqa: E402
-from tests.servers import Missing, ServerFailed  # noqa: E402
+from tests.servers import Missing, ServerFailed, dying_with_us  # noqa: E402
 
 FOLDER = ROOT / ".demo"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 import signal
@@ -11,11 +10,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.demo_jupyter import Jupyter
-from tests.servers import PR_SET_PDEATHSIG, free_port
+from tests.servers import dying_with_us, free_port
 
 MARK = "DATAMOUNT_DEMO_MARK"
 """A variable that every process of one session inherits: how a session's processes are told from all others."""
@@ -54,18 +53,6 @@ def marked(mark: str) -> dict[int, str]:
             if wanted in (folder / "environ").read_bytes().split(b"\0"):
                 found[number] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     return found
-
-
-def dying_with_us(number: signal.Signals) -> Callable[[], None]:
-    """For Popen's preexec_fn: the child gets this signal when our main thread ends, however it ends (Linux)."""
-    libc, parent = ctypes.CDLL(None), os.getpid()
-
-    def ask() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask
 
 
 class Session:

@@ -21,6 +21,7 @@ import yaml
 
 from datamount import names
 from datamount.inject import SEED_SCRIPT, InjectSettings, inject
+from tests import servers
 
 POD = {
     "kind": "Pod",
@@ -98,6 +99,7 @@ class Pod:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=servers.dying_with_us(signal.SIGKILL),
             )
         self.processes.append(process)
         return process

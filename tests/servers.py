@@ -83,6 +83,19 @@ def _libc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
+def dying_with_us(number: signal.Signals) -> Callable[[], None]:
+    """For Popen's preexec_fn: the child gets this signal when our thread ends, however it ends (Linux)."""
+    libc, parent = _libc(), os.getpid()
+
+    def ask() -> None:
+        if libc is not None:
+            libc.prctl(PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:  # it died between fork and prctl
+            os._exit(1)
+
+    return ask
+
+
 class Process:
     """One child process with its output in a log file.
 
@@ -109,14 +122,6 @@ class Process:
         return self._child is not None and self._child.poll() is None
 
     def start(self) -> None:
-        libc, parent = _libc(), os.getpid()
-
-        def die_with_parent() -> None:
-            if libc is not None:
-                libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it died between fork and prctl
-                os._exit(1)
-
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(
                 self.command,
@@ -126,7 +131,7 @@ class Process:
                 env=dict(self.env) if self.env is not None else None,
                 cwd=self.cwd,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=dying_with_us(signal.SIGKILL),
             )
 
     def wait_ready(self, ready: Callable[[], bool], *, seconds: float) -> None:
@@ -423,6 +428,7 @@ class MariaDBServer(Server):
         return ["--user=root"] if os.geteuid() == 0 else []
 
     def start(self) -> None:
+        (self.folder / "tmp").mkdir(exist_ok=True)
         if not (self.folder / "data" / "mysql").is_dir():
             self._install()
         super().start()
@@ -437,7 +443,9 @@ class MariaDBServer(Server):
             "--skip-test-db",
             *self._user,
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        # Its temporary tables are named by the process id, which is not unique in /tmp where containers share it.
+        environment = os.environ | {"TMPDIR": str(self.folder / "tmp")}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
         if done.returncode:
             raise ServerFailed(f"mariadb-install-db ended with {done.returncode}\n{done.stdout}{done.stderr}")
         accounts = [
@@ -454,6 +462,7 @@ class MariaDBServer(Server):
             program("mariadbd", hint="apt-get install mariadb-server"),
             "--no-defaults",
             f"--datadir={self.folder / 'data'}",
+            f"--tmpdir={self.folder / 'tmp'}",
             f"--init-file={self.folder / 'init.sql'}",
             f"--socket={self.socket}",
             f"--pid-file={self.folder / 'mysqld.pid'}",

@@ -16,6 +16,7 @@ from typing import Any
 from playwright.sync_api import Locator, Page
 from playwright.sync_api import TimeoutError as Timeout
 
+from tests import servers
 from tests.jupyter_client import Jupyter
 
 STARTED = re.compile(r"(http://127\.0\.0\.1:\d+\S*?/)lab\?token=([\w-]+)")
@@ -45,6 +46,7 @@ class Session:
                 stderr=log,
                 env=os.environ | {"DATAMOUNT_HOME": str(self.home)} | own_settings(self.home),
                 start_new_session=True,
+                preexec_fn=servers.dying_with_us(signal.SIGKILL),
             )
         until = time.monotonic() + seconds
         while not (found := STARTED.search(self.log.read_text())):

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests import servers
 from tests.jupyter_client import Jupyter
 
 MANIFEST = """\
@@ -51,6 +52,7 @@ class Up:
                 cwd=folder,
                 env=os.environ | {"DATAMOUNT_HOME": str(self.home)},
                 start_new_session=True,
+                preexec_fn=servers.dying_with_us(signal.SIGKILL),
             )
 
     def text(self) -> str:
