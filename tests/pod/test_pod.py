@@ -305,7 +305,7 @@ def test_work_and_data_survive_a_killed_pod(hub: Hub) -> None:
 
 
 LAUNCHES = int(os.environ.get("DATAMOUNT_POD_LAUNCHES", "1"))
-"""How often to measure; docs/benchmarks-pod.md has more than a test needs."""
+"""How often to measure; docs/benchmarks/pod.md has more than a test needs."""
 
 
 def test_what_a_launch_costs(hub: Hub) -> None:
