@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow check bench clean setup debian labextension
+.PHONY: help demo test test-slow check bench dist clean setup debian labextension
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -23,6 +23,9 @@ debian: ## Debian packages of the test servers and the browser (root or sudo; el
 
 labextension: $(VENV)/.installed ## Build the JupyterLab extension (Node from the registry where it is missing)
 	@sh sidecar/jupyter/build.sh $(BIN)
+
+dist: labextension ## Build wheel and sdist, with the JupyterLab extension in them
+	$(BIN)/uv build -q --out-dir dist .
 
 demo: setup ## The whole path on real local servers; CHECK=1 runs it headless and prints what happened
 	@$(BIN)/python tests/demo.py $(if $(CHECK),--check)
