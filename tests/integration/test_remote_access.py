@@ -27,7 +27,7 @@ from datamount.remote_access import address, reserve
 from tests import servers
 from tests.gateway import COURSE_IMAGE, serving
 from tests.kube.site import running_site, session_pod
-from tests.pod_processes import Pod
+from tests.pod_processes import Pod, wait_for
 
 PROGRAMS = {
     "boto3": "import boto3; b, k = url[5:].split('/', 1); "
@@ -129,6 +129,14 @@ def get(url: str, token: str | None) -> tuple[int, Any]:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
+
+
+def listens(url: str) -> bool:
+    try:
+        get(url, None)
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -267,8 +275,10 @@ def test_a_pod_serves_keys_of_the_controller(
             log = pod.fetch()
             assert pod.status()["datasets"]["icd"]["state"] == "ready", log
             pod.sidecar()
-            pod.ready()
             variables = read_environment(pod.run)
+            token_of_session = (pod.run / "aws/token").read_text()
+            wait_for(lambda: listens(variables["ICD_CREDENTIALS_URI"]), 60)
+            assert get(variables["ICD_CREDENTIALS_URI"], token_of_session)[0] == 200
             for program in ("boto3", "pyarrow"):
                 done = run(program, variables)
                 assert done.stdout.strip() == "42", done.stderr[-2000:]
