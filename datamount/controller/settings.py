@@ -101,7 +101,7 @@ def load(path: Path) -> Settings:
         raise UsageError(f"the settings {path} are not YAML.", who="the hub's operator") from error
     except ValidationError as error:
         raise UsageError(
-            f"the settings {path} are not valid: {faults(error)}",
+            f"the settings {path} are not valid: {faults(error)}.",
             hint="Mend the chart's values, or the file.",
             who="the hub's operator",
         ) from None
