@@ -21,6 +21,7 @@ _EXTRAS = {"up": "local", "controller": "controller"} | dict.fromkeys(
 app = typer.Typer(
     name="datamount",
     help="Declared data and saved work for every notebook session.",
+    epilog="Example: [bold]datamount up https://github.com/ORG/COURSE[/bold]",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -15,7 +15,11 @@ from datamount.cli import app
 if TYPE_CHECKING:
     from datamount.cache import Cache
 
-group = typer.Typer(no_args_is_help=True, help="What the sessions of a machine share, so that each byte comes once.")
+group = typer.Typer(
+    no_args_is_help=True,
+    help="What the sessions of a machine share, so that each byte comes once.",
+    epilog="Example: [bold]datamount cache ls --cache /var/cache/datamount[/bold]",
+)
 app.add_typer(group, name="cache")
 
 FolderOption = Annotated[

@@ -18,9 +18,13 @@ from datamount.errors import Unavailable, UsageError, VerificationFailed
 if TYPE_CHECKING:
     from datamount.objectstore import ObjectStore
 
-store_app = typer.Typer(help="Look after a store of saved work.", no_args_is_help=True)
-app.add_typer(store_app, name="store")
 URL = "--store s3://bucket/work"
+store_app = typer.Typer(
+    help="Look after a store of saved work.",
+    no_args_is_help=True,
+    epilog=f"Example: [bold]datamount store check {URL}[/bold]",
+)
+app.add_typer(store_app, name="store")
 
 
 @store_app.command(epilog=f"Example: [bold]datamount store check {URL} --sample 0.05[/bold]")

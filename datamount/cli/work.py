@@ -148,10 +148,10 @@ def restore(  # noqa: PLR0917
 
 @app.command(epilog=f"Example: [bold]datamount export 3 --zip work.zip {WHERE}[/bold]")
 def export(  # noqa: PLR0917
-    version: Annotated[str, typer.Argument(help="A version: id, number, or latest.")],
     store: Store,
     owner: Owner,
     course: Course,
+    version: Annotated[str, typer.Argument(help="A version: id, number, or latest.")] = "latest",
     into: Annotated[Path | None, typer.Option(help="An empty or new folder to write to.")] = None,
     zip_file: Annotated[Path | None, typer.Option("--zip", help="A zip file to write.")] = None,
     endpoint_url: Endpoint = None,

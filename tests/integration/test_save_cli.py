@@ -55,6 +55,8 @@ def test_save_history_diff_restore_export(where: list[str], tmp_path: Path) -> N
     assert (out / "nb.ipynb").read_text() == '{"n": 1}'
     run("export", "2", "--into", tmp_path / "plain", *where)
     assert (tmp_path / "plain/new.txt").read_text() == "new"
+    run("export", "--into", tmp_path / "latest", *where)
+    assert (tmp_path / "latest/nb.ipynb").read_text() == '{"n": 2}'
     run("export", "2", "--zip", tmp_path / "work.zip", *where)
     with zipfile.ZipFile(tmp_path / "work.zip") as archive:
         assert archive.testzip() is None
