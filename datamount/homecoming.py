@@ -106,7 +106,7 @@ class _Coming:
         last = self.workspace.basis(self.folder, self.state_dir)
         if last and last.id == version.info.id and _work_is_there(version, self.folder):
             return Homecoming(shrunk=shrunk)
-        self.say(f"restoring {version.info.files} files saved {version.info.created:%Y-%m-%d %H:%M} UTC")
+        self.say(f"restoring what was saved {version.info.created:%Y-%m-%d %H:%M} UTC")
         before = None if clean else self._save(f"Before restoring {version.info.id}")
         basis = None if shipped or last is None or last.id == version.info.id else self._basis(last)
         here = self._folder_tree(version, shipped=shipped)

@@ -268,7 +268,8 @@ class LocalSession:
         from sidecar.jupyter import install
 
         extensions = self.state / "jupyter"
-        install(extensions)
+        if not install(extensions):
+            self.say("problem  the Save button has not been built (make labextension); save at <address>/datamount/")
         port = find_port(self.options.port)
         token = secrets.token_urlsafe(24)
         environment = dict(os.environ) | read_environment(self.at.run) | {names.ENV_RUN: str(self.at.run)}

@@ -139,7 +139,8 @@ class Launch:
         try:
             from sidecar.jupyter import install
 
-            install(self.settings.jupyter)
+            if not install(self.settings.jupyter):
+                say("the Lab extension has not been built into this image: there is no Save button, only the page")
         except Exception as error:
             note(self.settings, f"The Save button is not there. {_sentence(error)}")
 
