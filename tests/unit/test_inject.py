@@ -172,13 +172,15 @@ def test_kubespawner_still_finds_the_notebook_port(name: str, options: InjectSet
         assert container not in ours(pod)
 
 
-@pytest.mark.parametrize(("name", "options", "pod"), INJECTED, ids=[name for name, _, _ in INJECTED])
+# The pod of unknown fields is left out: its own fields are made up, and the models would drop them.
+OF_KNOWN_FIELDS = [case for case in INJECTED if case[0] != "unknown-fields"]
+
+
+@pytest.mark.parametrize(("name", "options", "pod"), OF_KNOWN_FIELDS, ids=[name for name, _, _ in OF_KNOWN_FIELDS])
 def test_the_pod_is_of_the_kubernetes_models(name: str, options: InjectSettings, pod: Any) -> None:
     """What is added to a pod are fields that Kubernetes knows, with values of its types."""
     from kubernetes.client import V1Pod
 
-    if name == "unknown-fields":
-        pytest.skip("its own fields are made up")
     # KubeSpawner gives quantities as numbers, which the API server takes and the models do not.
     pod = json.loads(re.sub(r'("(?:memory|cpu)"): ([0-9.]+)', r'\1: "\2"', json.dumps(pod)))
     back = V1Pod.from_dict(pod).model_dump(mode="json", by_alias=True, exclude_none=True)
