@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from datamount.controller.policy import Policy
 from datamount.controller.settings import Settings
 from datamount.controller.store_settings import StoreSettings
-from datamount.inject_settings import InjectSettings
+from datamount.inject.settings import InjectSettings
 
 FILE = Path(__file__).with_name("datamount") / "values.schema.json"
 SET_BY_CHART = {

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from datamount import names
 from datamount.errors import Fault, ManifestError, NotFound, Unavailable, UsageError
 from datamount.manifest import Manifest
-from datamount.manifest_file import load_manifest
+from datamount.manifest.file import load_manifest
 
 CLONE_SECONDS = 300
 """A clone that takes longer is given up; courses are notebooks, their data is elsewhere."""

@@ -27,17 +27,17 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from datamount import names, progress, remote_access
-from datamount.children import Child
+from datamount import names, progress
 from datamount.course import Course, normalise_url, open_course, split_ref
 from datamount.credentials import FileCredentials
-from datamount.environment import read_environment
 from datamount.errors import Conflict, DatamountError, ManifestError, Unavailable, UsageError
-from datamount.fetch import fetch
-from datamount.homecoming import bring_home
-from datamount.launch import bare_course, bug, git, link_data, report_fault
+from datamount.fetch import fetch, remote_access
+from datamount.fetch.environment import read_environment
 from datamount.objectstore import ObjectStore, open_store
-from datamount.places import Places, base, places
+from datamount.session.children import Child
+from datamount.session.homecoming import bring_home
+from datamount.session.launch import bare_course, bug, git, link_data, report_fault
+from datamount.session.places import Places, base, places
 from datamount.snapshots import Workspace
 from datamount.status import DatasetStatus, read_status, write_atomic
 
@@ -155,7 +155,7 @@ class LocalSession:
         if not served:
             return
         try:
-            from datamount.key_endpoint import Endpoint
+            from datamount.session.key_endpoint import Endpoint
 
             Endpoint(self.course.manifest, FileCredentials(), self.at.run, lasting=True)
         except DatamountError as error:

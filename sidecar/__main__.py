@@ -23,10 +23,10 @@ from pydantic import ValidationError
 
 from datamount import names
 from datamount.errors import DatamountError, Unavailable, UsageError
-from datamount.homecoming import bring_home
 from datamount.objectstore import open_store
-from datamount.scan import Excludes
+from datamount.session.homecoming import bring_home
 from datamount.snapshots import Workspace
+from datamount.snapshots.scan import Excludes
 from datamount.status import write_atomic
 from sidecar.app import create_app
 from sidecar.session import Session

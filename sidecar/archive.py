@@ -8,9 +8,9 @@ import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from datamount.scan import printable
 from datamount.snapshots import Workspace
-from datamount.versionfile import Entry, Version
+from datamount.snapshots.scan import printable
+from datamount.snapshots.versionfile import Entry, Version
 
 CHUNK = 256 * 1024
 _EARLIEST = (1980, 1, 1, 0, 0, 0)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from datamount.errors import NotFound
-from datamount.merge_align import Cell, align, source
+from datamount.merge.align import Cell, align, source
 from datamount.snapshots import Version, Workspace
 from sidecar.models import shown
 

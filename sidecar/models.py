@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from datamount.merge import MergeReport
 from datamount.snapshots import Change, Preview, RestoreReport, SaveResult
+from datamount.snapshots.versionfile import Version, VersionInfo
 from datamount.status import Status
-from datamount.versionfile import Version, VersionInfo
 
 
 class Problem(BaseModel):

@@ -18,10 +18,10 @@ from typing import Any
 from pydantic import SecretStr
 
 from datamount.errors import DatamountError, UsageError
-from datamount.homecoming import read_merge_report
 from datamount.merge import MergeReport
+from datamount.session.homecoming import read_merge_report
 from datamount.snapshots import Preview, RestoreReport, SaveResult, Workspace
-from datamount.versionfile import Reason
+from datamount.snapshots.versionfile import Reason
 from sidecar.autosave import Autosave, Debounce, Fingerprint, changes, lower_priority, scan
 from sidecar.models import LastSave, SaveState
 from sidecar.settings import Settings

@@ -17,7 +17,7 @@ from datamount.errors import UsageError
 from sidecar.models import Restored
 
 if TYPE_CHECKING:
-    from datamount.stores.gateway import GatewayStore
+    from datamount.objectstore.gateway import GatewayStore
     from sidecar.session import Session
 
 ShareId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="Of `/shares`; not the secret.")]
@@ -120,7 +120,7 @@ def add(app: FastAPI, session: Session) -> None:
 
 def gateway(session: Session) -> GatewayStore:
     """The session's store, where it is a gateway's; NotWithThisStore where it is not."""
-    from datamount.stores.gateway import GatewayStore
+    from datamount.objectstore.gateway import GatewayStore
 
     store: Any = session.workspace().store
     if not isinstance(store, GatewayStore):

@@ -18,8 +18,8 @@ import uvicorn
 from datamount.controller.app import create_app
 from datamount.controller_client import ControllerClient
 from datamount.objectstore import Body, ObjectInfo, ObjectStore, open_store
+from datamount.objectstore.gateway import GatewayStore
 from datamount.snapshots import Workspace
-from datamount.stores.gateway import GatewayStore
 from tests import servers
 from tests.kube.site import Site, running_site, session_pod
 

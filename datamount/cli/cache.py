@@ -13,7 +13,7 @@ import typer
 from datamount.cli import app
 
 if TYPE_CHECKING:
-    from datamount.cache import Cache
+    from datamount.fetch.cache import Cache
 
 group = typer.Typer(
     no_args_is_help=True,
@@ -57,7 +57,7 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Remove what was used longest ago. Safe while sessions use the cache."""
-    from datamount.cache import parse_size
+    from datamount.fetch.cache import parse_size
     from datamount.progress import human
 
     removed = _open(folder).prune(parse_size(size) if size else None)
@@ -102,8 +102,8 @@ def warm(
 
 
 def _open(folder: Path | None) -> Cache:
-    from datamount.cache import open_cache
     from datamount.errors import UsageError
+    from datamount.fetch.cache import open_cache
 
     if folder is None:
         raise UsageError("no cache is named.", hint="Give --cache DIR, or set DATAMOUNT_CACHE.", who="you")

@@ -59,11 +59,11 @@ def fetch(  # noqa: PLR0917  (Typer passes them by name)
     6 verification failed). Optional datasets do not count.
     """
     from datamount import progress
-    from datamount.cache import open_cache
     from datamount.credentials import FileCredentials
     from datamount.fetch import exit_error
     from datamount.fetch import fetch as run_fetch
-    from datamount.places import places
+    from datamount.fetch.cache import open_cache
+    from datamount.session.places import places
 
     shown: progress.Progress = progress.Silent() if as_json else progress.choose()
     with opened_course(course) as opened:
@@ -101,8 +101,8 @@ def lock(
     from datamount import progress
     from datamount.credentials import FileCredentials
     from datamount.fetch import exit_error
-    from datamount.lock import lock as run_lock
-    from datamount.places import places
+    from datamount.fetch.lock import lock as run_lock
+    from datamount.session.places import places
 
     shown: progress.Progress = progress.Silent() if as_json else progress.choose()
     with opened_course(course) as opened:
@@ -148,8 +148,8 @@ def status(
     from datamount import names
     from datamount.credentials import FileCredentials
     from datamount.errors import DatamountError
-    from datamount.pins import read_lock
-    from datamount.places import places
+    from datamount.fetch.pins import read_lock
+    from datamount.session.places import places
     from datamount.status import DatasetStatus, Status, read_status
 
     with opened_course(course) as opened:
@@ -167,7 +167,7 @@ def status(
                 )
         drifts: dict[str, Any] = {}
         if online:
-            from datamount.lock import check
+            from datamount.fetch.lock import check
 
             for name, found in check(opened, credentials=FileCredentials()).items():
                 drifts[name] = [found.sentence()] if isinstance(found, DatamountError) else found

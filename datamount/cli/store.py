@@ -37,7 +37,7 @@ def check(
 ) -> None:
     """Find every missing or corrupt object, and name the versions and files that it takes with it. Exit code 6 when
     there is one."""
-    from datamount.care import check as run
+    from datamount.snapshots.care import check as run
 
     with _progress("objects") as step:
         found = list(run(_open(store, endpoint_url), sample=sample, owner=owner, step=step))
@@ -69,7 +69,7 @@ def gc(
 ) -> None:
     """Remove what no version needs any more. An object goes at the second run at the earliest, a day after the first
     found it unneeded. Where anything is in doubt, nothing is removed, and the exit code is 5."""
-    from datamount.collect import collect
+    from datamount.snapshots.collect import collect
 
     found = list(collect(_open(store, endpoint_url), thin=thin, dry_run=dry_run))
     if as_json:
@@ -92,7 +92,7 @@ def gc(
 @store_app.command(epilog=f"Example: [bold]datamount store stats {URL}[/bold]")
 def stats(store: Store, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
     """Show how much each person keeps in each course."""
-    from datamount.care import stats as run
+    from datamount.snapshots.care import stats as run
 
     found = list(run(_open(store, endpoint_url)))
     if as_json:
@@ -117,7 +117,7 @@ def purge_user(  # noqa: PLR0917
     as_json: Json = False,
 ) -> None:
     """Delete everything that a person has saved, versions and all, for good. End the person's sessions first."""
-    from datamount.care import purge
+    from datamount.snapshots.care import purge
 
     if not owner:
         raise UsageError("Whose work is to be deleted?", hint="Name a person with --owner.", who="you")
@@ -133,7 +133,7 @@ def purge_user(  # noqa: PLR0917
 @app.command(epilog=f"Example: [bold]datamount doctor {URL}[/bold]")
 def doctor(store: Store, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
     """Prove that a store does what saving work needs, and say what it can do. Exit code 5 when it must not be used."""
-    from datamount.doctor import examine
+    from datamount.objectstore.doctor import examine
 
     found = []
     for finding in examine(_open(store, endpoint_url)):

@@ -167,7 +167,7 @@ def export(  # noqa: PLR0917
             raise UsageError(f"{into} is not empty.", hint="Name a new folder, or use `datamount restore`.", who="you")
         _report(workspace.restore(wanted, into), into, as_json)
     elif zip_file is not None:
-        from datamount.export import write_zip
+        from datamount.snapshots.export import write_zip
 
         missing = write_zip(workspace, wanted, zip_file)
         if as_json:
@@ -228,7 +228,7 @@ def _info(info: VersionInfo) -> dict[str, Any]:
 
 
 def _shown(text: str) -> str:
-    from datamount.scan import printable
+    from datamount.snapshots.scan import printable
 
     return printable(text)
 

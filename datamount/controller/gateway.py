@@ -25,7 +25,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from datamount import standalone
 from datamount.controller.audit import Audit
 from datamount.controller.identity import (
     PodSession,
@@ -42,9 +41,9 @@ from datamount.controller.quota import Quota
 from datamount.controller.store_settings import StoreSettings
 from datamount.errors import Conflict, DatamountError, NotFound, Refused, UsageError, VerificationFailed
 from datamount.objectstore import ObjectInfo, ObjectStore, check_key
-from datamount.snapshots import Workspace
-from datamount.stores.s3 import S3Store
-from datamount.versionfile import HEADER_BYTES, Version, load, load_header
+from datamount.objectstore.s3 import S3Store
+from datamount.snapshots import Workspace, standalone
+from datamount.snapshots.versionfile import HEADER_BYTES, Version, load, load_header
 
 BATCH = 500
 PAGE = 500

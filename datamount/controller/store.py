@@ -18,8 +18,8 @@ from datamount.controller.gateway import Batch, Committed, Gateway, Signed
 from datamount.controller.shares import NewShare, Share, ShareRequest, Shares
 from datamount.controller.store_settings import StoreSettings
 from datamount.errors import QuotaExceeded
-from datamount.scan import printable
 from datamount.snapshots import Workspace
+from datamount.snapshots.scan import printable
 
 if TYPE_CHECKING:
     from datamount.controller.app import Controller

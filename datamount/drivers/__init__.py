@@ -27,7 +27,7 @@ def open_driver(name: str, dataset: Dataset, credential: Credential | None = Non
     Raises UsageError where the source's packages are not installed, naming the extra to install. In a pod, Refused for
     what a stranger's course may not reach there (see `reach`); the driver then also looks at addresses by itself.
     """
-    from datamount import reach
+    from datamount.drivers import reach
 
     rules = reach.current()
     if rules:

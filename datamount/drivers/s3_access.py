@@ -26,9 +26,9 @@ from urllib.parse import quote, unquote_plus, urlsplit
 import obstore
 from obstore.store import S3Store
 
-from datamount import reach
 from datamount.connections import Answer, Connections, Lost
 from datamount.credentials import Credential
+from datamount.drivers import reach
 from datamount.drivers.base import Buffer
 from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError, VerificationFailed
 

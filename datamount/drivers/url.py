@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from datamount.archives import Archive
 from datamount.credentials import Credential
 from datamount.drivers import files
+from datamount.drivers.archives import Archive
 from datamount.drivers.base import Buffer, Digest, Driver, Item, Pin, safe_path
 from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError, VerificationFailed
 from datamount.manifest import URL, Dataset

@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datamount.controller_client import ControllerClient
 from datamount.objectstore import open_store
+from datamount.objectstore.gateway import GatewayStore
 from datamount.snapshots import Workspace
-from datamount.stores.gateway import GatewayStore
 from tests.gateway import COURSE, COURSE_IMAGE
 from tests.kube.server import KubeServer
 from tests.kube.site import session_pod

@@ -19,13 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from datamount import pristine, saving
-from datamount.care import check
-from datamount.collect import collect
 from datamount.errors import DatamountError
 from datamount.objectstore import ObjectStore
-from datamount.snapshots import Workspace
-from datamount.stores.folder import FolderStore
+from datamount.objectstore.folder import FolderStore
+from datamount.snapshots import Workspace, pristine, saving
+from datamount.snapshots.care import check
+from datamount.snapshots.collect import collect
 from tests.stores import Failing, Killing, Slow, Stale, When, Wrapped, age
 
 Tree = dict[str, object]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datamount.environment import read_environment
+from datamount.fetch.environment import read_environment
 from tests import servers
 from tests.demo_session import datamount
 from tests.demo_site import EXAMPLE, Site

@@ -24,8 +24,8 @@ from datamount.course import Course, read_course
 from datamount.credentials import Credential
 from datamount.errors import DatamountError
 from datamount.fetch import fetch
-from datamount.lock import lock
-from datamount.retries import Policy
+from datamount.fetch.lock import lock
+from datamount.fetch.retries import Policy
 from datamount.status import Status
 from tests.conformance.drivers.cases import (
     DriverCase,

@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from datamount.controller_client import ControllerClient
 from datamount.errors import Conflict, DatamountError, NotFound, QuotaExceeded, Refused, Unauthenticated, UsageError
 from datamount.snapshots import Workspace
-from datamount.versionfile import Entry, Location, Version, VersionInfo, dump
+from datamount.snapshots.versionfile import Entry, Location, Version, VersionInfo, dump
 from tests import servers
 from tests.gateway import COURSE, GatewaySite, running_gateway
 
@@ -316,7 +316,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from datamount.controller_client import ControllerClient
-from datamount.stores.gateway import GatewayStore
+from datamount.objectstore.gateway import GatewayStore
 from datamount.snapshots import Workspace
 class Killing(GatewayStore):
     def put(self, key, body, *, if_absent=False):

@@ -13,8 +13,8 @@ from datamount.course import Course, read_course
 from datamount.credentials import FileCredentials
 from datamount.errors import ManifestError, UsageError
 from datamount.fetch import exit_error, fetch
-from datamount.lock import check, dump, lock, read_lock
-from datamount.pins import declaration
+from datamount.fetch.lock import check, dump, lock, read_lock
+from datamount.fetch.pins import declaration
 from datamount.status import DatasetStatus, Status
 from tests.counting_proxy import CountingProxy
 from tests.servers import S3Server

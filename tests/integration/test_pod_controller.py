@@ -18,7 +18,7 @@ import pymysql
 import pytest
 
 from datamount import names
-from datamount.environment import read_environment
+from datamount.fetch.environment import read_environment
 from tests import servers
 from tests.gateway import COURSE_IMAGE, serving
 from tests.kube.site import Site, running_site, session_pod

@@ -12,8 +12,8 @@ import pytest
 from datamount.course import open_course
 from datamount.credentials import FileCredentials
 from datamount.fetch import fetch
-from datamount.lock import lock
-from datamount.provenance import path_of
+from datamount.fetch.lock import lock
+from datamount.fetch.provenance import path_of
 from tests import servers
 
 META = "title: Codes, license: CC BY 4.0, citation: 'https://doi.org/10.1/x'"
@@ -90,8 +90,8 @@ def test_no_secret_is_in_the_record(tmp_path: Path, http: servers.HTTPServer) ->
     course = course_of(tmp_path / "course", f"url: {http.url}/x.csv")
     _, record = run(course, tmp_path)
     assert record["sources"] == [{"title": f"url: {http.url}/x.csv", "path": f"{http.url}/x.csv"}]
+    from datamount.fetch.provenance import record as describe
     from datamount.manifest import Dataset
-    from datamount.provenance import record as describe
 
     declared = Dataset.model_validate({"url": "sftp://ada@files.example.edu/x", "credential": "reader"})
     text = json.dumps(describe("x", declared, pin={}, locked=False))

@@ -18,12 +18,12 @@ from pydantic import SecretStr
 
 from datamount.course import open_course
 from datamount.credentials import Credential, FileCredentials
-from datamount.environment import read_environment
 from datamount.fetch import fetch
-from datamount.key_endpoint import Endpoint
+from datamount.fetch.environment import read_environment
+from datamount.fetch.remote_access import address, reserve
 from datamount.local import LocalSession, Options
-from datamount.places import Places
-from datamount.remote_access import address, reserve
+from datamount.session.key_endpoint import Endpoint
+from datamount.session.places import Places
 from tests import servers
 from tests.gateway import COURSE_IMAGE, serving
 from tests.kube.site import running_site, session_pod

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from datamount.stores.folder import FolderStore
+from datamount.objectstore.folder import FolderStore
 from tests.integration.test_save_cli import run
 from tests.servers import S3Server
 from tests.stores import age

@@ -16,13 +16,12 @@ from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from datamount import pristine, saving
-from datamount.care import check
-from datamount.collect import collect
 from datamount.errors import Unavailable
 from datamount.objectstore import Body
-from datamount.snapshots import Workspace
-from datamount.stores.folder import FolderStore
+from datamount.objectstore.folder import FolderStore
+from datamount.snapshots import Workspace, pristine, saving
+from datamount.snapshots.care import check
+from datamount.snapshots.collect import collect
 from tests.stores import Wrapped, age
 
 STEPS = int(os.environ.get("DATAMOUNT_MODEL_STEPS", "600"))
@@ -192,7 +191,7 @@ class Store(RuleBasedStateMachine):
 
     def _forget_trust(self, writer: int, hours: float) -> None:
         """Time passes for what a folder remembers, too."""
-        from datamount.index import read_index
+        from datamount.snapshots.index import read_index
 
         index = read_index(self._state(writer), self.workspace.identity, self.folders[writer])
         if index.last:

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from datamount.objectstore.folder import FolderStore
 from datamount.snapshots import Workspace
-from datamount.stores.folder import FolderStore
 from tests.servers import Process, free_port
 
 SAVES = int(os.environ.get("DATAMOUNT_TORN_SAVES", "30"))

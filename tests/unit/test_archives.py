@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from datamount import archives
-from datamount.archives import Archive, Kind
 from datamount.course import open_course
 from datamount.credentials import FileCredentials
+from datamount.drivers import archives
+from datamount.drivers.archives import Archive, Kind
 from datamount.errors import DatamountError, UsageError, VerificationFailed
 from datamount.fetch import fetch
-from datamount.lock import lock
+from datamount.fetch.lock import lock
 
 FILES = {"a.csv": b"1,2\n", "sub/b.txt": b"b" * 3_000_000, "sub/deep/ü.txt": b"", "empty/x": b"x"}
 

@@ -11,17 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from datamount import saving
-from datamount.care import check, purge, stats
-from datamount.collect import Collected, collect
-from datamount.condemned import write_list
-from datamount.doctor import examine
 from datamount.errors import Unavailable
 from datamount.objectstore import Body, ObjectInfo
-from datamount.snapshots import Workspace, workspaces
-from datamount.stores.folder import FolderStore
-from datamount.thinning import Dated, surplus
-from datamount.versionfile import Reason, VersionInfo
+from datamount.objectstore.doctor import examine
+from datamount.objectstore.folder import FolderStore
+from datamount.snapshots import Workspace, saving, workspaces
+from datamount.snapshots.care import check, purge, stats
+from datamount.snapshots.collect import Collected, collect
+from datamount.snapshots.condemned import write_list
+from datamount.snapshots.thinning import Dated, surplus
+from datamount.snapshots.versionfile import Reason, VersionInfo
 from tests.stores import Failing, Stale, Wrapped, age
 
 DAY = 25.0  # hours

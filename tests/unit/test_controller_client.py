@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from datamount import controller_client, leased
+from datamount import controller_client
 from datamount.connections import Connections, Lost
 from datamount.controller_client import ControllerClient
 from datamount.errors import DatamountError, NotFound, QuotaExceeded, Refused, Unavailable
-from datamount.leased import LeasedCredentials, Renewer, entries
 from datamount.manifest import Manifest
-from datamount.stores.gateway import GatewayStore
+from datamount.objectstore.gateway import GatewayStore
+from datamount.pod import leased
+from datamount.pod.leased import LeasedCredentials, Renewer, entries
 
 Reply = tuple[int, dict[str, str], bytes]
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from datamount.cli import app
 from datamount.convert import Conversion, convert
 from datamount.errors import UsageError
-from datamount.manifest_file import parse_manifest
+from datamount.manifest.file import parse_manifest
 
 SHA = "ab" * 32
 REPO2DATA = {

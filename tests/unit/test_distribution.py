@@ -41,8 +41,8 @@ def test_a_wheel_from_the_sdist_has_all_that_a_session_needs(sdist: Path, tmp_pa
         held = set(wheel.namelist())
     assert {
         EXTENSION,
-        "datamount/seed.sh",
-        "datamount/standalone.py",
+        "datamount/inject/seed.sh",
+        "datamount/snapshots/standalone.py",
         "sidecar/app.py",
         "sidecar/jupyter/config/jupyter_server_config.py",
         "sidecar/jupyter/datamount_jupyter/static/page.html",

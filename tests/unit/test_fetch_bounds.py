@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from datamount import receipts
 from datamount.course import read_course
 from datamount.drivers.base import Buffer, Driver, Item, Pin
 from datamount.errors import Unavailable
-from datamount.fetch import exit_error, fetch
-from datamount.retries import Policy
+from datamount.fetch import exit_error, fetch, receipts
+from datamount.fetch.retries import Policy
 from datamount.status import Status
 from tests import servers
 from tests.folder_driver import FolderDriver, World
@@ -230,7 +229,7 @@ def test_after_a_power_failure_files_are_read_once(rig: Rig, monkeypatch: pytest
     assert rig.fetch().state == "ready"
     assert not rig.world.opened, "in the same boot nothing is read"
     monkeypatch.setattr(receipts, "this_boot", lambda: "another")
-    monkeypatch.setattr("datamount.transfer.this_boot", lambda: "another")
+    monkeypatch.setattr("datamount.fetch.transfer.this_boot", lambda: "another")
     assert rig.fetch().state == "ready"
     assert rig.files() == FILES
     assert dict(rig.world.opened) == ({"codes/d0/f000": 1} if torn else {})

@@ -20,12 +20,12 @@ import pytest
 from datamount.course import Course, read_course
 from datamount.credentials import Credential
 from datamount.drivers.base import Connection, Item
-from datamount.environment import read_environment
 from datamount.errors import DiskFull, Refused, Unavailable, UsageError
 from datamount.fetch import exit_error, fetch
+from datamount.fetch.environment import read_environment
+from datamount.fetch.retries import Policy
+from datamount.fetch.space import Paths
 from datamount.progress import Silent
-from datamount.retries import Policy
-from datamount.space import Paths
 from datamount.status import DatasetStatus, Status, read_status
 from tests.folder_driver import World
 
@@ -493,7 +493,7 @@ def test_two_objects_for_one_file_are_refused(bench: Bench) -> None:
 
 def test_what_a_kill_leaves_between_receipt_and_rename_is_placed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished file whose rename did not happen is renamed by the next fetch, not fetched."""
-    from datamount.folders import Folder
+    from datamount.fetch.folders import Folder
 
     bench.world.put("codes", FILES)
 
@@ -504,7 +504,7 @@ def test_what_a_kill_leaves_between_receipt_and_rename_is_placed(bench: Bench, m
         raise Killed
 
     monkeypatch.setattr(Folder, "place", die)
-    monkeypatch.setattr("datamount.transfer.Desk._discard", lambda *_: None)
+    monkeypatch.setattr("datamount.fetch.transfer.Desk._discard", lambda *_: None)
     bench.fetch()
     assert bench.files() == {}
     monkeypatch.undo()

@@ -14,13 +14,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from datamount import receipts, transfer
 from datamount.course import read_course
 from datamount.drivers.base import Item
 from datamount.errors import Refused, Unavailable
-from datamount.fetch import fetch
-from datamount.folders import Folder
-from datamount.retries import Policy
+from datamount.fetch import fetch, receipts, transfer
+from datamount.fetch.folders import Folder
+from datamount.fetch.retries import Policy
 from datamount.status import DatasetStatus
 from tests.folder_driver import FolderDriver, World
 

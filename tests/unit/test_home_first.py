@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from datamount import pristine
 from datamount.errors import Unavailable
 from datamount.objectstore import open_store
-from datamount.snapshots import Workspace
+from datamount.snapshots import Workspace, pristine
 from sidecar.__main__ import make_session
 from sidecar.session import Session
 from sidecar.settings import Settings

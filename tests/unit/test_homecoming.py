@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from datamount import pristine
-from datamount.homecoming import Homecoming, bring_home, read_merge_report
-from datamount.snapshots import Workspace
-from datamount.stores.folder import FolderStore
+from datamount.objectstore.folder import FolderStore
+from datamount.session.homecoming import Homecoming, bring_home, read_merge_report
+from datamount.snapshots import Workspace, pristine
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -355,11 +354,11 @@ class Killed(BaseException):
 
 
 EFFECTS = (
-    "datamount.homecoming._copy",
-    "datamount.homecoming.write_atomic",
-    "datamount.homecoming._Coming._remove",
-    "datamount.restore._write",
-    "datamount.stores.folder.FolderStore.put",
+    "datamount.session.homecoming._copy",
+    "datamount.session.homecoming.write_atomic",
+    "datamount.session.homecoming._Coming._remove",
+    "datamount.snapshots.restore._write",
+    "datamount.objectstore.folder.FolderStore.put",
 )
 
 

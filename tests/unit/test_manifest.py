@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from datamount.errors import Fault, ManifestError
 from datamount.manifest import SOURCES, Manifest, Mistake, json_schema, parse_size
-from datamount.manifest_file import MAX_FAULTS, load_manifest, parse_manifest
-from datamount.manifest_yaml import MAX_BYTES
+from datamount.manifest.file import MAX_FAULTS, load_manifest, parse_manifest
+from datamount.manifest.parse import MAX_BYTES
 
 SHA = "5d41" * 16
 FULL = f"""\

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from datamount import manifest
 from datamount.errors import ManifestError
-from datamount.manifest_file import load_manifest, parse_manifest
+from datamount.manifest import models as manifest
+from datamount.manifest.file import load_manifest, parse_manifest
 
 PAGE = (Path(__file__).parents[2] / "docs/authors/manifest.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+(?: \w+)?)\n(.*?)^```$", PAGE, re.M | re.S)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from datamount.merge import Merged, MergeReport, Node, beside, merge_trees
-from datamount.merge_align import align
-from datamount.merge_notebook import MergedNotebook, merge_notebooks
-from datamount.merge_text import merge_file, merge_text
+from datamount.merge.align import align
+from datamount.merge.notebook import MergedNotebook, merge_notebooks
+from datamount.merge.text import merge_file, merge_text
 from tests import merge_cases
 
 Cell = dict[str, Any]
@@ -263,7 +263,7 @@ def test_a_fault_of_the_merge_keeps_both(monkeypatch: pytest.MonkeyPatch) -> Non
     def broken(*_: Any) -> None:
         raise AssertionError("a fault")
 
-    monkeypatch.setattr("datamount.merge.merge_notebooks", broken)
+    monkeypatch.setattr("datamount.merge.trees.merge_notebooks", broken)
     found = trees({"a.ipynb": Node("1")}, {"a.ipynb": Node("2")}, {"a.ipynb": Node("3"), "b": Node("new")})
     assert set(final(found)) == {"a.ipynb", "a.course-abc1234.ipynb", "b"}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from datamount import places as module
-from datamount.places import HOME_VARIABLE, places
+from datamount.session import places as module
+from datamount.session.places import HOME_VARIABLE, places
 
 
 @dataclass(frozen=True)

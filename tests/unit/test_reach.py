@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from datamount import names, reach
+from datamount import names
 from datamount.cli import app
-from datamount.drivers import Item, open_driver
+from datamount.drivers import Item, open_driver, reach
 from datamount.errors import Refused, UsageError
 from datamount.manifest import Dataset
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from datamount import scan as scanning
-from datamount.scan import Excludes, FileChanged, Patience, VerifiedFile, read_file, scan
+from datamount.snapshots import scan as scanning
+from datamount.snapshots.scan import Excludes, FileChanged, Patience, VerifiedFile, read_file, scan
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from datamount.handover import read_handover, take_from_image
 from datamount.inject import SEED_SCRIPT
+from datamount.pod.handover import read_handover, take_from_image
 
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
 

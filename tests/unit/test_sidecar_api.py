@@ -19,8 +19,8 @@ import pytest
 import uvicorn
 
 from datamount.errors import Unavailable
-from datamount.homecoming import MERGE_FILE
 from datamount.merge import FileChange, MergeReport
+from datamount.session.homecoming import MERGE_FILE
 from datamount.snapshots import Workspace
 from datamount.status import Status, StatusFile
 from sidecar.__main__ import TOKEN_FILE, keep_token, make_session, read_settings

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from datamount import pristine, standalone
 from datamount.errors import NotFound, UsageError, VerificationFailed
 from datamount.objectstore import Body, ObjectInfo, ObjectStore
-from datamount.restore import Content, restore_entries
-from datamount.snapshots import Workspace
-from datamount.stores.folder import FolderStore
-from datamount.versionfile import Entry, dump, load, load_header
+from datamount.objectstore.folder import FolderStore
+from datamount.snapshots import Workspace, pristine, standalone
+from datamount.snapshots.restore import Content, restore_entries
+from datamount.snapshots.versionfile import Entry, dump, load, load_header
 
 Tree = dict[str, tuple[object, ...]]
 

@@ -1,0 +1,38 @@
+"""Where snapshots are kept: a few calls over a folder, a bucket, or the controller's gateway.
+
+Keys are relative, `/`-separated, made of [A-Za-z0-9._%=/-]: the snapshot engine makes them, so no store has to
+escape. An object appears whole or not at all. Safety of the snapshots never depends on `if_absent`: stores that
+ignore it only lose an optimisation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from datamount.errors import UsageError
+from datamount.objectstore.base import Body, ObjectInfo, ObjectStore, check_key
+
+__all__ = ["Body", "ObjectInfo", "ObjectStore", "check_key", "open_store"]
+
+
+def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
+    """The store at `file:///folder` or `s3://bucket/prefix`.
+
+    S3 takes region and credentials from the usual AWS variables, and its address from `endpoint_url`, else
+    AWS_ENDPOINT_URL_S3, else AWS_ENDPOINT_URL. No request is made here. UsageError for any other URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
+        from datamount.objectstore.folder import FolderStore
+
+        return FolderStore(Path(unquote(parts.path)))
+    if parts.scheme == "s3" and parts.netloc and "@" not in parts.netloc and not parts.query:
+        from datamount.objectstore.s3 import S3Store
+
+        return S3Store(parts.netloc, unquote(parts.path).strip("/"), endpoint_url=endpoint_url)
+    raise UsageError(
+        "The store's URL is not one that datamount knows.",
+        hint="Write file:///path/of/a/folder or s3://bucket/prefix, without credentials in it.",
+        who="you",
+    )

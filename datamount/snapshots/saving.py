@@ -1,0 +1,461 @@
+"""One save: from a look at the folder to the version object that commits it. The rules are `datamount.snapshots`'."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import stat as st
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import zstandard
+
+from datamount.errors import Conflict, DatamountError, NotFound, Unavailable
+from datamount.snapshots import standalone
+from datamount.snapshots.condemned import SAVE_LIMIT
+from datamount.snapshots.index import read_index
+from datamount.snapshots.pack import Packer
+from datamount.snapshots.pristine import Pristine, load_pristine
+from datamount.snapshots.scan import Excludes, Found, Scan, printable, scan
+from datamount.snapshots.thinning import thin_own
+from datamount.snapshots.versionfile import Entry, Location, Reason, Skipped, Version, VersionInfo, dump, tree_digest
+
+if TYPE_CHECKING:
+    from datamount.snapshots.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+LARGE_PRISTINE = 10 * 1000 * 1000
+"""Bytes. A larger file that is exactly as the course ships it is listed, not stored."""
+TRUST = 12 * 3600.0
+"""Seconds for which a version of this folder's own is taken to be there without asking."""
+TRUST_OTHERS = 300.0
+"""The same for a version of another writer, whose session may thin it out."""
+THIN_EVERY = 32
+"""Autosaves between two looks at what may be thinned out."""
+_BASE_PUTS = 8
+_LATER = 16
+"""How many versions after the base are looked at for one of our own whose answer was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveResult:
+    """What a save did. `version` is the new version, or the one that already holds this tree."""
+
+    version: VersionInfo | None
+    created: bool
+    bytes_uploaded: int = 0
+    objects_uploaded: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What the caller of save said."""
+
+    reason: Reason
+    message: str
+    author: str
+    course_ref: str
+    image: str
+    exclude: tuple[str, ...]
+    max_bytes: int | None
+    parent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the store's list showed: versions with their seq, and the objects that must not be named."""
+
+    ids: dict[str, int]
+    condemned: frozenset[str]
+
+
+class StartAgain(Exception):
+    """What the save relied on is not so: its base is gone, it took too long, or it would name what is condemned."""
+
+    def __init__(self, why: str, avoid: frozenset[str] = frozenset()) -> None:
+        super().__init__(why)
+        self.avoid = avoid
+
+
+def save(workspace: Workspace, folder: Path, draft: Draft, state_dir: Path | None) -> SaveResult:
+    """A version of `folder`, or the one that holds this tree already. See `Workspace.save`."""
+    avoid: frozenset[str] = frozenset()
+    for attempt in range(3):
+        with ThreadPoolExecutor(2, thread_name_prefix="save-aside") as aside:
+            try:
+                forget = attempt > 0
+                return _Save(workspace, folder, draft, state_dir, aside=aside, avoid=avoid, forget=forget).run()
+            except StartAgain as again:
+                log.info("saving %s starts again: %s", workspace.prefix, again)
+                avoid |= again.avoid
+    raise Unavailable(
+        f"The work of {workspace.owner!r} in {workspace.course!r} could not be saved: saving took too long, or the "
+        "store was being tidied up.",
+        hint="What was saved before is there. Save again.",
+        who="you",
+        transient=True,
+    )
+
+
+class _Save:
+    """One attempt. `aside` runs what needs no waiting for while objects go up."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        folder: Path,
+        draft: Draft,
+        state_dir: Path | None,
+        *,
+        aside: ThreadPoolExecutor,
+        avoid: frozenset[str],
+        forget: bool,
+    ) -> None:
+        self.started = now()
+        self.workspace = workspace
+        self.store = workspace.store
+        self.folder = folder
+        self.draft = draft
+        self.state_dir = state_dir
+        self.index = read_index(state_dir, workspace.identity, folder)
+        if forget:
+            self.index.last = None
+        self.base = self._base()
+        for sha256 in [s for s, place in self.index.locations.items() if place.object in avoid]:
+            del self.index.locations[sha256]
+        self.pristine = load_pristine(state_dir)
+        self._aside = aside
+        self._script_put = False
+        self.looking = _Once(aside, workspace.look)
+        self.packer = Packer(
+            self.store,
+            workspace.prefix,
+            folder,
+            dict(self.index.locations),
+            leave=self.pristine.large(LARGE_PRISTINE),
+            avoid=avoid,
+            # Asked while the first object goes up, so that the list takes no time of its own.
+            uploading=self._uploading,
+        )
+        self.skipped: list[Skipped] = []
+        self.warnings: list[str] = []
+
+    def run(self) -> SaveResult:
+        entries = self._entries()
+        tree = tree_digest(entries)
+        base = self.base
+        if base and tree == base.tree and not self._says_more(base):
+            if not self._trusted(base):
+                look = self.looking.result()
+                if not self._is_there(base, look):
+                    raise StartAgain("the version of this tree is gone")
+                self._seen()
+            self._keep(base, entries)
+            return self._result(base, created=False)
+        return self._commit(entries, tree)
+
+    def _uploading(self) -> None:
+        self.looking.start()
+        if self.base is None and not self._script_put:
+            self._script_put = True
+            self._aside.submit(self._put_script)
+
+    def _put_script(self) -> None:
+        """The script that restores without us, beside the workspaces. Not part of what a save promises."""
+        with suppress(DatamountError):
+            self.store.put("restore.py", Path(standalone.__file__).read_bytes(), if_absent=True)
+
+    # --- The tree -------------------------------------------------------------------------------------------------
+
+    def _entries(self) -> list[Entry]:
+        seen = scan(self.folder, Excludes(self.draft.exclude, skip=_inside(self.state_dir, self.folder)))
+        self.skipped += seen.skipped
+        self.warnings += seen.warnings
+        files = self._within(seen)
+        packer, index = self.packer, self.index
+        hashes: dict[str, str] = {}
+        stats = {f.path: f.stat for f in files}
+        sizes = {f.path: f.stat.st_size for f in files}
+        to_read = []
+        for found in files:
+            sha256 = None if found.path in seen.writing else index.lookup(found.path, found.stat)
+            if sha256 and (sha256 in packer.locations or packer.leave.get(found.path) == sha256):
+                hashes[found.path] = sha256
+            else:
+                to_read.append(found.path)
+        for packed in packer.pack(to_read):
+            hashes[packed.path] = packed.reading.sha256
+            stats[packed.path] = packed.reading.stat
+            sizes[packed.path] = packed.reading.size
+            index.remember(packed.path, packed.reading.stat, packed.reading.sha256, packed.reading.read_ns)
+            if packed.reading.warning:
+                self.warnings.append(packed.reading.warning)
+        for path, why in packer.unread.items():
+            known = index.files.get(path)
+            if known and known.sha256 in packer.locations:
+                hashes[path], sizes[path] = known.sha256, known.size
+                self.warnings.append(f"{printable(path)} cannot be read ({why}); its content of the last save is kept")
+                continue
+            self.skipped.append(Skipped(path, f"cannot be read ({why})"))
+            self.warnings.append(f"{printable(path)} cannot be read ({why})")
+        for path in index.files.keys() - hashes.keys():
+            del index.files[path]
+            index.changed = True
+        entries = [
+            *(_file(p, stats[p], sizes[p], s, packer.locations.get(s), self.pristine) for p, s in hashes.items()),
+            *(_other(found) for found in seen.found if not found.is_file),
+        ]
+        entries.sort(key=lambda e: e.path)
+        return entries
+
+    def _within(self, seen: Scan) -> list[Found]:
+        """The files to save: all, or those that fit the limit, notebooks and small ones first."""
+        files = [f for f in seen.found if f.is_file]
+        limit = self.draft.max_bytes
+        if limit is None:
+            return files
+        left = limit
+        kept = set()
+        for found in sorted(files, key=lambda f: (not f.path.endswith(".ipynb"), f.stat.st_size, f.path)):
+            listed_only = self.pristine.listed_only(found.path, found.stat.st_size, LARGE_PRISTINE)
+            size = 0 if listed_only else found.stat.st_size
+            if size <= left:
+                left -= size
+                kept.add(found.path)
+            else:
+                self.skipped.append(Skipped(found.path, f"over the limit of {limit / 1e6:.4g} MB for saved work"))
+        return [f for f in files if f.path in kept]
+
+    # --- The commit -----------------------------------------------------------------------------------------------
+
+    def _commit(self, entries: list[Entry], tree: str) -> SaveResult:
+        look = self.looking.result()
+        if self.base and not self._is_there(self.base, look):
+            raise StartAgain("the version that it builds on is gone")
+        self._not_condemned(entries, look)
+        if adopted := self._landed(tree, look):
+            return adopted
+        entries, deleted = self._store_bases(entries)
+        info = self._header(entries, tree, max([*look.ids.values(), self.base.seq if self.base else 0], default=0) + 1)
+        if now() - self.started > SAVE_LIMIT:
+            raise StartAgain("it took too long")
+        size = self._put_version(Version(info, tuple(entries), tuple(self.skipped), tuple(self.warnings), deleted))
+        if now() - self.started > SAVE_LIMIT:
+            self._confirm(info, entries)
+        self.packer.objects += 1
+        self.packer.uploaded += size
+        self._seen()
+        self._keep(info, entries)
+        if self.draft.reason == "auto" and len(look.ids) % THIN_EVERY == THIN_EVERY - 1:
+            thin_own(self.workspace, self.index.writer)
+        return self._result(info, created=True)
+
+    def _header(self, entries: list[Entry], tree: str, seq: int) -> VersionInfo:
+        files = [e for e in entries if e.type == "file"]
+        draft, base = self.draft, self.base
+        return VersionInfo(
+            id=f"{seq:08d}-{secrets.token_hex(6)}",
+            seq=seq,
+            created=datetime.now(UTC),
+            reason=draft.reason,
+            message=draft.message,
+            author=draft.author,
+            course_ref=draft.course_ref,
+            image=draft.image,
+            parent=base.id if base else None,
+            writer=self.index.writer,
+            files=len(files),
+            bytes=sum(e.size for e in files),
+            skipped=len(self.skipped),
+            tree=tree,
+            shrunk=base is not None and len(files) * 2 < base.files,
+        )
+
+    def _put_version(self, version: Version) -> int:
+        """Put the version object; its size. A conflict with what we wrote ourselves (a try whose answer was lost) is
+        a success."""
+        body = dump(version)
+        key = self.workspace.key(version.info.id)
+        try:
+            self.store.put(key, body, if_absent=True)
+        except Conflict:
+            if self.store.get(key) != body:
+                raise
+        self.workspace.remember(version.info)
+        return len(body)
+
+    def _landed(self, tree: str, look: Look) -> SaveResult | None:
+        """Take up a version of this folder's own whose answer was lost: as the result when it holds this very tree,
+        else as what to build on."""
+        while self.draft.parent is None and self.index.last is not None and self.base is not None:
+            base = self.base
+            later = sorted((i for i, seq in look.ids.items() if seq > base.seq), key=lambda i: look.ids[i])[:_LATER]
+            headers = [self.workspace.header(i) for i in later]
+            own = [h for h in headers if h and h.writer == self.index.writer and h.parent == base.id]
+            if not own:
+                return None
+            self.base = own[-1]
+            if self.base.tree == tree and not self._says_more(self.base):
+                entries = self.workspace.version(self.base.id).entries
+                self._seen()
+                self._keep(self.base, list(entries))
+                return self._result(self.base, created=True)
+        return None
+
+    def _store_bases(self, entries: list[Entry]) -> tuple[list[Entry], dict[str, str]]:
+        """Put the course's content of what the student changed or removed; say in each entry whether it is there."""
+        deleted = self.pristine.missing(self.folder)
+        stored = set(self.index.bases)
+
+        def store(sha256: str) -> tuple[str, int]:
+            content = self.pristine.content(sha256)
+            if content is None:
+                return "", 0
+            squeezed = zstandard.ZstdCompressor(level=3).compress(content)
+            self.store.put(f"{self.workspace.prefix}base/{sha256}.zst", squeezed)
+            return sha256, len(squeezed)
+
+        missing = ({e.base for e in entries if e.base} | set(deleted.values())) - stored
+        with ThreadPoolExecutor(_BASE_PUTS, thread_name_prefix="save-base") as pool:
+            for sha256, size in pool.map(store, missing):
+                if sha256:
+                    self.packer.objects += 1
+                    self.packer.uploaded += size
+                    stored.add(sha256)
+        self.index.bases = stored
+        return [replace(e, base_stored=True) if e.base in stored else e for e in entries], deleted
+
+    # --- What may be relied on ------------------------------------------------------------------------------------
+
+    def _base(self) -> VersionInfo | None:
+        """The version to build on. Costs no request when the local index knows it."""
+        index, parent = self.index, self.draft.parent
+        if index.last and parent in (None, index.last.id):
+            return index.last
+        try:
+            version = self.workspace.version(parent or "latest")
+        except NotFound:
+            if parent:
+                raise
+            index.locations.clear()
+            index.bases.clear()
+            return None
+        index.locations = {e.sha256: e.location for e in version.entries if e.location}
+        index.bases = {e.base for e in version.entries if e.base_stored}
+        self._seen()
+        return version.info
+
+    def _says_more(self, base: VersionInfo) -> bool:
+        """Whether this save says what the version of the same tree does not: that it is to stay, or a message."""
+        if self.draft.reason != "manual":
+            return False
+        return base.reason != "manual" or bool(self.draft.message and self.draft.message != base.message)
+
+    def _trusted(self, base: VersionInfo) -> bool:
+        own = base.writer == self.index.writer
+        return 0 <= time.time() - self.index.seen < (TRUST if own else TRUST_OTHERS)
+
+    def _seen(self) -> None:
+        self.index.seen = time.time()
+        self.index.changed = True
+
+    def _is_there(self, base: VersionInfo, look: Look) -> bool:
+        """Whether the base is in the store; a list that does not show it is asked again, as it may be stale."""
+        return base.id in look.ids or self.workspace.header(base.id, fresh=True) is not None
+
+    def _not_condemned(self, entries: list[Entry], look: Look) -> None:
+        if look.condemned and any(e.location and e.location.object in look.condemned for e in entries):
+            raise StartAgain("it would name what is being removed", look.condemned)
+
+    def _confirm(self, info: VersionInfo, entries: list[Entry]) -> None:
+        """After a version that took too long to put: all that it names is there, or the version is withdrawn."""
+        prefix = self.workspace.prefix
+        there = {o.key for part in ("blobs/", "bundles/") for o in self.store.list(prefix + part)}
+        if any(e.location and prefix + e.location.object not in there for e in entries):
+            self.store.delete(self.workspace.key(info.id))
+            raise StartAgain("it took too long")
+
+    def _keep(self, last: VersionInfo, entries: list[Entry]) -> None:
+        index = self.index
+        if self.state_dir is None or (index.last == last and not index.changed):
+            return
+        index.last = last
+        index.locations = {e.sha256: e.location for e in entries if e.location}
+        try:
+            index.write(self.state_dir)
+        except OSError as error:
+            why = f"The local index could not be written ({error.strerror}): the next save takes longer."
+            self.warnings.append(why)
+
+    def _result(self, version: VersionInfo, *, created: bool) -> SaveResult:
+        packer = self.packer
+        return SaveResult(version, created, packer.uploaded, packer.objects, tuple(self.skipped), tuple(self.warnings))
+
+
+class _Once:
+    """A call that is started early, or when its result is wanted, and made once."""
+
+    def __init__(self, pool: ThreadPoolExecutor, call: Callable[[], Look]) -> None:
+        self._pool = pool
+        self._call = call
+        self._future: Future[Look] | None = None
+
+    def start(self) -> None:
+        if self._future is None:
+            self._future = self._pool.submit(self._call)
+
+    def result(self) -> Look:
+        self.start()
+        assert self._future is not None
+        return self._future.result()
+
+
+def now() -> float:
+    """Seconds that also pass while the machine sleeps, where the system tells."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.time()
+
+
+def _inside(state_dir: Path | None, folder: Path) -> list[str]:
+    """The state folder as a path below the folder, when it is there: it is not the student's work."""
+    with suppress(ValueError):
+        if state_dir is not None:
+            return [Path(os.path.abspath(state_dir)).relative_to(folder).as_posix()]  # noqa: PTH100
+    return []
+
+
+def _file(  # noqa: PLR0917
+    path: str, stat: os.stat_result, size: int, sha256: str, place: Location | None, pristine: Pristine
+) -> Entry:
+    shipped = pristine.files.get(path, "")
+    return Entry(
+        path,
+        "file",
+        st.S_IMODE(stat.st_mode) & 0o777,
+        stat.st_mtime_ns,
+        size=size,
+        sha256=sha256,
+        location=place,
+        pristine=shipped == sha256,
+        base=shipped if shipped != sha256 else "",
+        sparse=getattr(stat, "st_blocks", stat.st_size) * 512 < stat.st_size // 2,
+    )
+
+
+def _other(found: Found) -> Entry:
+    return Entry(
+        found.path,
+        "folder" if found.is_folder else "link",
+        st.S_IMODE(found.stat.st_mode) & 0o777,
+        found.stat.st_mtime_ns,
+        target=found.target,
+    )

@@ -1,0 +1,87 @@
+"""Which versions stay: every one for an hour, then one an hour for a day, then one a day.
+
+Only autosaves without a note go. What a person saved, shared or was told of stays, and so does whatever a folder
+somewhere may take for granted: the newest version of each writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from datamount.errors import DatamountError, Unavailable
+
+if TYPE_CHECKING:
+    from datamount.snapshots.workspace import VersionInfo, Workspace
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """A version and when it appeared in the store, by the store's clock: writers' clocks may be wrong."""
+
+    info: VersionInfo
+    appeared: float
+
+
+def surplus(
+    versions: Iterable[Dated], *, now: float, keep: Callable[[VersionInfo], bool] = lambda _: False
+) -> list[str]:
+    """The ids of the versions that may go, oldest first. `now` is of the store's clock; `keep` spares more."""
+    ordered = sorted(versions, key=lambda v: (v.info.seq, v.appeared, v.info.id))
+    newest_of = {v.info.writer: v.info.id for v in ordered}
+    spared = set(newest_of.values())
+    if ordered:
+        spared.add(ordered[-1].info.id)
+    # What a start restores instead of a version that lost most of its files.
+    spared.update([v.info.id for v in ordered if not v.info.shrunk][-1:])
+    last_of: dict[tuple[str, int], str] = {}
+    for version in ordered:
+        age = now - version.appeared
+        if age > DAY:
+            last_of["day", int(version.appeared // DAY)] = version.info.id
+        elif age > HOUR:
+            last_of["hour", int(version.appeared // HOUR)] = version.info.id
+        else:
+            spared.add(version.info.id)
+    spared.update(last_of.values())
+    return [
+        v.info.id
+        for v in ordered
+        if v.info.id not in spared and v.info.reason != "manual" and not v.info.message and not keep(v.info)
+    ]
+
+
+def dated(workspace: Workspace, appeared: Mapping[str, float]) -> list[Dated]:
+    """The headers of these versions; Unavailable when one cannot be read: nothing is decided on half of a history."""
+    found = []
+    for id, when in appeared.items():
+        info = workspace.header(id)
+        if info is None:
+            raise Unavailable(f"The version {id} cannot be read; nothing is thinned out.", who="the hub's operator")
+        found.append(Dated(info, when))
+    return found
+
+
+def thin_own(workspace: Workspace, writer: str) -> int:
+    """Thin out what one writer saved, from within its session; how many versions went.
+
+    Time is that of the newest version, so no clock is asked. Faults of the store end it early and are not raised:
+    the next time does the rest.
+    """
+    gone = 0
+    try:
+        appeared = workspace.appeared()
+        now = max(appeared.values(), default=0.0)
+        shared = workspace.shared()
+        for id in surplus(
+            dated(workspace, appeared), now=now, keep=lambda info: info.writer != writer or info.id in shared
+        ):
+            workspace.store.delete(workspace.key(id))
+            gone += 1
+    except DatamountError:
+        return gone
+    return gone
