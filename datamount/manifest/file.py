@@ -14,8 +14,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from datamount.errors import Fault, ManifestError
-from datamount.manifest.models import SOURCES, VERSION, Manifest, Mistake, sources_mistake
+from datamount.manifest.document import VERSION, Manifest
 from datamount.manifest.parse import BROKEN, MAX_BYTES, Odd, Reader, Where, dotted, quoted
+from datamount.manifest.sources import SOURCES, sources_mistake
+from datamount.manifest.values import Mistake
 
 MAX_FAULTS = 100
 """Faults that are worded; a file with more is not a manifest, and the work stays bounded."""

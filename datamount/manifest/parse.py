@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from datamount.errors import Fault
-from datamount.manifest.models import VERSION
+from datamount.manifest.document import VERSION
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50

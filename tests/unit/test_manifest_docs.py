@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from datamount.errors import ManifestError
-from datamount.manifest import models as manifest
 from datamount.manifest.file import load_manifest, parse_manifest
+from datamount.manifest.sources import Strict
 
 PAGE = (Path(__file__).parents[2] / "docs/authors/manifest.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+(?: \w+)?)\n(.*?)^```$", PAGE, re.M | re.S)
@@ -33,8 +33,10 @@ def test_the_faults_are_those_on_the_page() -> None:
 
 def keys() -> set[tuple[str, str]]:
     """Every (model, key) of the syntax."""
-    models = [m for m in vars(manifest).values() if isinstance(m, type) and issubclass(m, BaseModel)]
-    return {(m.__name__, key) for m in models if m.__module__ == manifest.__name__ for key in m.model_fields}
+    models: list[type[BaseModel]] = [Strict]
+    for model in models:
+        models += model.__subclasses__()
+    return {(m.__name__, key) for m in models for key in m.model_fields}
 
 
 @pytest.mark.parametrize(("model", "key"), sorted(keys()))
