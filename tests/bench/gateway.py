@@ -37,7 +37,7 @@ from datamount.snapshots import Workspace
 from tests.gateway import COURSE, COURSE_IMAGE
 from tests.kube.server import KubeServer
 from tests.kube.site import session_pod
-from tests.servers import S3Server, Server, _answers, free_port
+from tests.servers import S3Server, Server, answers, free_port
 
 FILES, SIZE = 30, 35_000
 
@@ -80,7 +80,7 @@ class Controller(Server):
         return self._environment
 
     def ready(self) -> bool:
-        return _answers(f"{self.url}/healthz") == 200
+        return answers(f"{self.url}/healthz") == 200
 
     def used(self) -> tuple[float, float]:
         """CPU seconds so far, and peak memory in MiB."""

@@ -143,7 +143,7 @@ def test_stop_saves_first(tmp_path: Path, pods: Callable[..., Pod]) -> None:
     )
     pod.processes.append(jupyter)
     url = f"http://127.0.0.1:{port}/user/ada/"
-    wait_for(lambda: servers._answers(f"{url}api/status?token=secret") == 200)
+    wait_for(lambda: servers.answers(f"{url}api/status?token=secret") == 200)
     (pod.home / "last.txt").write_text("just written\n")
     spawner = make_spawner(url)
     asyncio.run(spawner.stop())

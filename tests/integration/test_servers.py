@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ def test_a_server_dies_with_its_starter() -> None:
             assert time.monotonic() < deadline, "the server outlived its starter"
             time.sleep(0.05)
     finally:
-        servers.shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:
@@ -59,7 +61,7 @@ def test_stop_and_start_keep_port_and_data() -> None:
         server.stop()
         assert not server.ready()
         server.start()
-        assert servers.urllib.request.urlopen(f"{server.url}/x", timeout=10).read() == b"1"
+        assert urllib.request.urlopen(f"{server.url}/x", timeout=10).read() == b"1"
 
 
 def test_a_missing_server_skips_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:

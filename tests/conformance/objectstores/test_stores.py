@@ -17,8 +17,7 @@ import pytest
 from datamount.errors import Conflict, NotFound, UsageError
 from datamount.objectstore import ObjectStore, open_store
 from tests import gateway
-from tests.servers import running
-from tests.versity import VersityServer
+from tests.servers import VersityServer, running
 
 STORES = ["folder", "s3", "gateway", pytest.param("versity", marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 

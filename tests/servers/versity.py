@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.servers import Identity, Missing, Server, _answers, free_port
+from tests.servers.base import Server, answers
+from tests.servers.process import Missing, free_port
+from tests.servers.s3 import Identity
 
 MODULE = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
-BINARIES = Path(__file__).parent.parent / ".cache/bin"
+BINARIES = Path(__file__).parents[2] / ".cache/bin"
 
 
 def binary() -> Path:
@@ -66,7 +68,7 @@ class VersityServer(Server):
         return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder)} | keys
 
     def ready(self) -> bool:
-        return _answers(f"{self.endpoint_url}/health") == 200
+        return answers(f"{self.endpoint_url}/health") == 200
 
     def client(self) -> Any:
         import boto3
