@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.counting_proxy import CountingProxy
+from tests.s3_proxy import S3Proxy
 from tests.servers import S3Server
 
 MIB = 1024 * 1024
@@ -30,7 +30,7 @@ def test_after_ten_kills_all_is_complete_and_nothing_was_fetched_twice(s3: S3Ser
     course.mkdir()
     data = tmp_path / "data"
     kills = 0
-    with CountingProxy(s3.endpoint_url, pause=0.006) as proxy:
+    with S3Proxy(s3.endpoint_url, pause=0.006) as proxy:
         manifest = {
             "version": 1,
             "datasets": {

@@ -16,7 +16,7 @@ from datamount.fetch import exit_error, fetch
 from datamount.fetch.lock import check, dump, lock, read_lock
 from datamount.fetch.pins import declaration
 from datamount.status import DatasetStatus, Status
-from tests.counting_proxy import CountingProxy
+from tests.s3_proxy import S3Proxy
 from tests.servers import S3Server
 
 
@@ -81,7 +81,7 @@ def test_a_fetch_after_the_lock_transfers_nothing(author: Author) -> None:
     """The bytes that the lock read are in the data folder: a fetch of them asks for nothing, not even a list."""
     bucket = author.s3.make_bucket()
     author.s3.put(bucket, {"in/a.csv": b"a"})
-    with CountingProxy(author.s3.endpoint_url) as proxy:
+    with S3Proxy(author.s3.endpoint_url) as proxy:
         author.declare(bucket, proxy.url)
         author.lock()
         proxy.reset()

@@ -21,8 +21,8 @@ from datamount.errors import Refused, UsageError
 from datamount.fetch import fetch
 from datamount.fetch.cache import Cache, parse_size
 from datamount.status import Status
-from tests.counting_proxy import CountingProxy
 from tests.folder_driver import World
+from tests.s3_proxy import S3Proxy
 from tests.servers import S3Server
 
 SESSIONS = int(os.environ.get("DATAMOUNT_CACHE_SESSIONS", "8"))
@@ -35,7 +35,7 @@ class Site:
 
     folder: Path
     s3: S3Server
-    proxy: CountingProxy
+    proxy: S3Proxy
     files: dict[str, bytes]
 
     def start(self, session: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -58,7 +58,7 @@ def site(s3: S3Server, tmp_path: Path):  # type: ignore[no-untyped-def]
     bucket = s3.make_bucket()
     files = {f"d{n % 3}/f{n:02}": os.urandom(2000 + n) for n in range(30)} | {"medium": os.urandom(3 * MIB)}
     s3.put(bucket, {f"in/{key}": body for key, body in files.items()})
-    with CountingProxy(s3.endpoint_url) as proxy:
+    with S3Proxy(s3.endpoint_url) as proxy:
         (tmp_path / "course").mkdir()
         source = {"url": f"s3://{bucket}/in/", "endpoint_url": proxy.url, "region": s3.region}
         manifest = {"version": 1, "datasets": {"codes": {"s3": source}}}

@@ -15,8 +15,8 @@ from typing import Any
 
 from datamount import names
 from tests import servers
-from tests.counting_proxy import CountingProxy
 from tests.pod_processes import Pod, wait_for
+from tests.s3_proxy import S3Proxy
 
 
 def s3_manifest(s3: servers.S3Server) -> Any:
@@ -130,7 +130,7 @@ def test_slow_data_goes_on_beside_the_notebook(s3: servers.S3Server, pods: Calla
     """After the budget the notebook opens; the sidecar fetches the rest, and the status says both."""
     content = os.urandom(3 << 20)
     s3.put(s3.make_bucket("public-data"), {"slow/a.bin": content})
-    with CountingProxy(s3.endpoint_url, pause=0.1) as proxy:
+    with S3Proxy(s3.endpoint_url, pause=0.1) as proxy:
         source = {"url": "s3://public-data/slow/", "endpoint_url": proxy.url, "anonymous": True}
         pod = pods({"version": 1, "datasets": {"slow": {"s3": source}}}, fetch_seconds=1)
         assert "still coming" in pod.fetch()

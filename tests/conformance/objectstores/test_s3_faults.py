@@ -11,7 +11,7 @@ import pytest
 from datamount.errors import Conflict, Refused, Unavailable
 from datamount.objectstore import ObjectStore, open_store
 from datamount.snapshots import Workspace
-from tests.fault_proxy import Fault, FaultProxy, Rule
+from tests.s3_proxy import Fault, Rule, S3Proxy
 from tests.servers import S3Server
 
 
@@ -22,7 +22,7 @@ def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return s3.make_bucket()
 
 
-def opened(proxy: FaultProxy, bucket: str) -> ObjectStore:
+def opened(proxy: S3Proxy, bucket: str) -> ObjectStore:
     return open_store(f"s3://{bucket}/p", proxy.url)
 
 
@@ -47,7 +47,7 @@ def test_wrong_keys_are_refused_not_unavailable(s3: S3Server, bucket: str, monke
 
 def test_a_create_whose_answer_was_lost_is_ours(s3: S3Server, bucket: str) -> None:
     """A conditional create that landed without an answer is tried again, finds its own object, and has succeeded."""
-    with FaultProxy(s3.endpoint_url, once("PUT", "/p/k", "drop answer")) as proxy:
+    with S3Proxy(s3.endpoint_url, once("PUT", "/p/k", "drop answer")) as proxy:
         store = opened(proxy, bucket)
         store.put("k", b"mine", if_absent=True)
         assert store.get("k") == b"mine"
@@ -59,7 +59,7 @@ def test_a_create_whose_answer_was_lost_is_ours(s3: S3Server, bucket: str) -> No
 
 def test_a_create_that_lost_to_another_is_a_conflict(s3: S3Server, bucket: str) -> None:
     """When the first try did not land and another writer came in between, the create is refused."""
-    with FaultProxy(s3.endpoint_url, lambda *_: None) as proxy:
+    with S3Proxy(s3.endpoint_url, lambda *_: None) as proxy:
         store = opened(proxy, bucket)
 
         def rule(method: str, path: str, headers: Any) -> Fault:
@@ -80,7 +80,7 @@ def test_a_store_without_conditional_create_is_checked_first(s3: S3Server, bucke
     def rule(method: str, path: str, headers: Any) -> Fault:
         return "not implemented" if "If-None-Match" in headers else None
 
-    with FaultProxy(s3.endpoint_url, rule) as proxy:
+    with S3Proxy(s3.endpoint_url, rule) as proxy:
         store = opened(proxy, bucket)
         store.put("k", b"1", if_absent=True)
         with pytest.raises(Conflict):
@@ -104,7 +104,7 @@ def test_a_save_outlives_one_fault(
     work.mkdir()
     (work / "nb.ipynb").write_text("{}")
     (work / "large.bin").write_bytes(os.urandom(33 << 20))
-    with FaultProxy(s3.endpoint_url, once(method, part, fault)) as proxy:
+    with S3Proxy(s3.endpoint_url, once(method, part, fault)) as proxy:
         workspace = Workspace(opened(proxy, bucket), "o", "c")
         version = workspace.save(work, state_dir=tmp_path / "state").version
         assert version and fault in [f for _, _, f in proxy.seen]
@@ -120,7 +120,7 @@ def test_a_restore_outlives_one_fault(s3: S3Server, bucket: str, tmp_path: Path,
     work.mkdir()
     (work / "nb.ipynb").write_text("{}")
     (work / "large.bin").write_bytes(os.urandom(40 << 20))
-    with FaultProxy(s3.endpoint_url, lambda *_: None) as proxy:
+    with S3Proxy(s3.endpoint_url, lambda *_: None) as proxy:
         workspace = Workspace(opened(proxy, bucket), "o", "c")
         workspace.save(work)
         for part in ("/bundles/", "/blobs/", "/versions/"):
@@ -134,7 +134,7 @@ def test_a_restore_outlives_one_fault(s3: S3Server, bucket: str, tmp_path: Path,
 def test_a_store_that_is_gone_is_said_so(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A conditional create against a server that never answers ends in Unavailable, after a few tries."""
     monkeypatch.setattr("datamount.objectstore.s3._BACKOFF", 0.01)
-    with FaultProxy(s3.endpoint_url, lambda *_: "drop request") as proxy:
+    with S3Proxy(s3.endpoint_url, lambda *_: "drop request") as proxy:
         store = opened(proxy, bucket)
         with pytest.raises(Unavailable):
             store.put("k", b"1", if_absent=True)
