@@ -1,0 +1,68 @@
+"""The variables of the fetch container and the sidecar."""
+
+from __future__ import annotations
+
+import copy
+
+from datamount import names
+from datamount.inject.plan import Object, Plan
+
+
+def variables(plan: Plan) -> list[Object]:
+    """The variables of fetch and sidecar: places, settings, and what the pod says about itself. No secret."""
+    settings = plan.settings
+    given = dict(settings.environment)
+    # A container's root is read-only and its user may have no entry in /etc/passwd.
+    given |= {"HOME": names.STATE_DIR, "TMPDIR": names.TEMPORARY_DIR}
+    given |= {names.ENV_FOLDER: plan.home, names.ENV_DATA: plan.data_dir, names.ENV_RUN: plan.run_dir}
+    if plan.home_mount is not None:
+        given[names.ENV_FOLDER_KEPT] = "1"
+    if settings.image_volumes:
+        given[names.ENV_SEED_IMAGE_DIR] = names.IMAGE_DIR
+    else:
+        given[names.ENV_JUPYTER_DIR] = names.JUPYTER_DIR
+    given[names.ENV_FETCH_SECONDS] = f"{settings.fetch_seconds:g}"
+    given[names.ENV_IMAGE] = plan.notebook["image"]
+    given |= _course(plan.notebook)
+    if settings.controller_url:
+        given[names.ENV_CONTROLLER] = settings.controller_url
+        given[names.ENV_TOKEN_FILE] = f"{names.TOKEN_DIR}/token"
+        if settings.ca_config_map:
+            given[names.ENV_CA_FILE] = f"{names.TOKEN_DIR}/ca.crt"
+    elif settings.store:
+        given[names.ENV_STORE] = settings.store
+        if settings.store_endpoint_url:
+            given[names.ENV_STORE_ENDPOINT] = settings.store_endpoint_url
+    if settings.credentials_secret:
+        given[names.ENV_CREDENTIALS] = f"{names.CREDENTIALS_DIR}/credentials.yaml"
+    if settings.cache_host_path:
+        given[names.ENV_CACHE] = names.CACHE_DIR
+    if settings.allow_local_files:
+        given[names.ENV_ALLOW_LOCAL_FILES] = "1"
+    if settings.allow_addresses:
+        given[names.ENV_ALLOW_ADDRESSES] = ",".join(settings.allow_addresses)
+    if settings.trusted_endpoints:
+        given[names.ENV_TRUSTED_ENDPOINTS] = ",".join(settings.trusted_endpoints)
+    entries: list[Object] = copy.deepcopy(list(plan.home_env))
+    taken = {entry["name"] for entry in entries}
+    entries += [{"name": name, "value": value} for name, value in given.items() if name not in taken]
+    for name, path in (
+        (names.ENV_POD_NAME, "metadata.name"),
+        (names.ENV_POD_NAMESPACE, "metadata.namespace"),
+        (names.ENV_POD_UID, "metadata.uid"),
+        (names.ENV_OWNER, f"metadata.annotations['{names.ANNOTATION_USERNAME}']"),
+    ):
+        entries.append({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}})
+    return entries
+
+
+def _course(notebook: Object) -> dict[str, str]:
+    """Which course this is, as the pod itself says: forgeable, so it decides nothing about rights."""
+    given = {entry["name"]: entry.get("value") for entry in notebook.get("env") or ()}
+    found = {}
+    if given.get("BINDER_REPO_URL"):
+        found[names.ENV_COURSE_URL] = given["BINDER_REPO_URL"]
+    reference = given.get("BINDER_PERSISTENT_REQUEST") or given.get("BINDER_REF_URL") or ""
+    if reference.rpartition("/")[2]:
+        found[names.ENV_COURSE_REF] = reference.rpartition("/")[2]
+    return found
