@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +49,12 @@ class ControllerClient:
         self._connections = connections or Connections("the hub's controller", ca_file=ca_file, read=30.0)
         self.work_key: SecretStr | None = None
         """Sent with every request, where an anonymous session has one."""
+
+    def under(self, work_key: SecretStr) -> ControllerClient:
+        """Another client of the same controller, for the work under this key; this one stays as it is."""
+        made = ControllerClient(self.url, self._token_file, tries=self._tries, connections=self._connections)
+        made.work_key = work_key
+        return made
 
     def session(self) -> dict[str, Any]:
         """What the controller knows about this session."""
@@ -92,18 +98,26 @@ class ControllerClient:
     def lines(self, path: str) -> Iterator[bytes]:
         """The lines of an answer as they come. Not repeated: the caller knows what it has had."""
         held = b""
-        with self._request("GET", path, None, "application/json") as answer:
-            for chunk in answer.chunks():
-                *lines, held = (held + chunk).split(b"\n")
-                yield from lines
+        for chunk in self.chunks(path):
+            *lines, held = (held + chunk).split(b"\n")
+            yield from lines
         if held:
             yield held
+
+    def chunks(self, path: str, *, share: SecretStr | None = None) -> Iterator[bytes]:
+        """An answer's body as it comes, not repeated. `share` is the secret of a link to somebody's version, sent as a
+        header, so that no log of addresses holds it."""
+        headers = {"Datamount-Share": share.get_secret_value()} if share else {}
+        with self._request("GET", path, None, "application/json", headers) as answer:
+            yield from answer.chunks()
 
     def close(self) -> None:
         self._connections.close()
 
-    def _request(self, method: str, path: str, body: bytes | None, content_type: str) -> Answer:
-        headers = {"Authorization": f"Bearer {self._token()}", "Accept": "application/json"}
+    def _request(
+        self, method: str, path: str, body: bytes | None, content_type: str, more: Mapping[str, str] | None = None
+    ) -> Answer:
+        headers = {"Authorization": f"Bearer {self._token()}", "Accept": "application/json", **(more or {})}
         if body is not None:
             headers["Content-Type"] = content_type
         if self.work_key is not None:

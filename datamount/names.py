@@ -31,6 +31,11 @@ DATA_STATE_DIR: Final = ".datamount"
 ENV_DATA: Final = "DATAMOUNT_DATA"
 ENV_RUN: Final = "DATAMOUNT_RUN"
 
+# --- Links ------------------------------------------------------------------------------------------------------
+LINK_NAME: Final = "datamount"
+"""A session opened at `…/lab#datamount=KEY` (or `tree`, or `datamount/`) offers the work behind a resume key
+(`dmk_…`) or a share secret (`dms_…`). After the `#`, because browsers send that part to no server; the panel takes it
+out of the address at once. BinderHub hands it on inside `?urlpath=lab%23datamount%3DKEY`."""
 
 # --- What inject adds to a pod ------------------------------------------------------------------------------
 ANNOTATION_PREFIX: Final = "datamount.dev/"
@@ -101,6 +106,9 @@ ENV_STORE: Final = "DATAMOUNT_STORE"
 ENV_STORE_ENDPOINT: Final = "DATAMOUNT_STORE_ENDPOINT"
 ENV_CREDENTIALS: Final = "DATAMOUNT_CREDENTIALS"
 ENV_FETCH_SECONDS: Final = "DATAMOUNT_FETCH_SECONDS"
+ENV_SESSION_SECONDS: Final = "DATAMOUNT_SESSION_SECONDS"
+"""How long after its start the pod is ended for certain (activeDeadlineSeconds, the culler's maximum age), where that
+is known: the student is warned before."""
 ENV_JUPYTER_DIR: Final = "DATAMOUNT_JUPYTER_DIR"
 ENV_SEED_IMAGE_DIR: Final = "DATAMOUNT_SEED_IMAGE_DIR"
 ENV_CACHE: Final = "DATAMOUNT_CACHE"
