@@ -139,8 +139,17 @@ class Unauthenticated(Refused):
 
 
 class QuotaExceeded(Refused):
+    """`left` is the bytes that still fit, where that is known."""
+
     http_status = 413
     title = "Over the quota"
+
+    def __init__(self, message: str, *, left: int | None = None, **more: Any) -> None:
+        super().__init__(message, **more)
+        self.left = left
+
+    def problem(self) -> dict[str, Any]:
+        return super().problem() | ({} if self.left is None else {"left": self.left})
 
 
 class Unavailable(DatamountError):
@@ -184,8 +193,11 @@ def from_problem(document: Mapping[str, Any]) -> DatamountError:
     named = (kind for kind in every if kind is not ManifestError and kind.problem_type() == name)
     alike = (kind for kind in usable if kind.http_status == status)
     chosen = next(named, None) or next(alike, None) or DatamountError
-    return chosen(
+    error = chosen(
         str(document.get("detail", document.get("title", ""))),
         hint=str(document.get("hint", "")),
         who=document.get("who"),
     )
+    if isinstance(error, QuotaExceeded) and isinstance(document.get("left"), int):
+        error.left = document["left"]
+    return error

@@ -40,7 +40,7 @@ from datamount.controller.presign import Presigner
 from datamount.controller.quota import Quota
 from datamount.controller.store_settings import StoreSettings
 from datamount.errors import Conflict, DatamountError, NotFound, Refused, UsageError, VerificationFailed
-from datamount.objectstore import ObjectInfo, ObjectStore, check_key
+from datamount.objectstore import ObjectInfo, ObjectStore, Room, check_key
 from datamount.objectstore.s3 import S3Store
 from datamount.snapshots import Workspace, standalone
 from datamount.snapshots.versionfile import HEADER_BYTES, Version, load, load_header
@@ -52,6 +52,8 @@ REMEMBERED_READERS = 4096
 RESTORE_SECONDS = 60.0
 MAX_PUT = 5 << 30
 """Bytes; what S3 takes in one request."""
+LARGE = 8 << 20
+"""Bytes; a larger blob may not use the reserve of the quota."""
 WRITE_HEADER = "x-amz-meta-datamount-write"
 _CONTENT = re.compile(r"(blobs|bundles|base)/[0-9a-f]{64}(\.[0-9a-f]{12})?(\.zst|\.zip)?")
 _VERSION = re.compile(r"versions/(\d{8,12}-[0-9a-f]{8,64})\.json")
@@ -176,19 +178,27 @@ class Gateway:
 
     # --- Objects ---------------------------------------------------------------------------------------------------
 
-    def sign(self, session: PodSession, workspace: Workspace, operations: Sequence[Operation]) -> list[Signed]:
-        """URLs for these operations, all of them or none."""
+    def sign(
+        self, session: PodSession, workspace: Workspace, operations: Sequence[Operation]
+    ) -> tuple[list[Signed], int | None]:
+        """URLs for these operations, all of them or none; and the bytes that the workspace has with what they send,
+        None where they send nothing."""
         try:
             for operation in operations:
                 self._check(operation)
-            self._quota.grant(workspace.prefix, sum(o.size or 0 for o in operations if o.method in ("PUT", "PART")))
+            used = self._grant(workspace, operations)
         except (Refused, UsageError) as error:
             self.refuse(session, "batch", error, keys=[o.key for o in operations[:3]])
             raise
         read = [o for o in operations if o.method == "GET" and not o.key.startswith("versions/")]
         if read and self._first_in_a_while(session.uid):
             self.audit.write("restore", session, workspace=workspace.prefix, first=read[0].key)
-        return [self._signed(workspace.prefix, operation) for operation in operations]
+        return [self._signed(workspace.prefix, operation) for operation in operations], used
+
+    def _grant(self, workspace: Workspace, operations: Sequence[Operation]) -> int | None:
+        sent = [o for o in operations if o.method in ("PUT", "PART")]
+        large = any(o.key.startswith("blobs/") and (o.method == "PART" or (o.size or 0) > LARGE) for o in sent)
+        return self._quota.grant(workspace.prefix, sum(o.size or 0 for o in sent), large=large)
 
     def _first_in_a_while(self, uid: str) -> bool:
         """Whether this pod read nothing in the last minute: a restore is many batches, and one audit line."""
@@ -347,6 +357,10 @@ class Gateway:
             files=info.files,
             bytes=info.bytes,
         )
+
+    def room(self, workspace: Workspace) -> Room:
+        """What the workspace holds and may hold."""
+        return self._quota.room(workspace.prefix)
 
     # --- Common ----------------------------------------------------------------------------------------------------
 

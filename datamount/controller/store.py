@@ -32,10 +32,20 @@ ShareSecret = Annotated[SecretStr, Header(alias="Datamount-Share", max_length=10
 
 
 class BatchAnswer(BaseModel):
-    """The signed requests, in the order of the operations, valid for `seconds`."""
+    """The signed requests, in the order of the operations, valid for `seconds`. `used`: bytes in the workspace with
+    what they send."""
 
     seconds: int
     results: list[Signed]
+    used: int | None = None
+
+
+class Usage(BaseModel):
+    """Bytes that a workspace holds and may hold. `reserve`, beyond `quota`, is for notebooks and small files."""
+
+    used: int
+    quota: int
+    reserve: int
 
 
 class Named(BaseModel):
@@ -88,9 +98,14 @@ def _add_store(app: FastAPI, gateway: Gateway) -> None:
     def batch(session: Session, workspace: Own, wanted: Batch, response: Response) -> BatchAnswer:
         """Presigned URLs, in the order asked for."""
         response.headers["Cache-Control"] = "no-store"
-        return BatchAnswer(
-            seconds=gateway.settings.url_seconds, results=gateway.sign(session, workspace, wanted.operations)
-        )
+        results, used = gateway.sign(session, workspace, wanted.operations)
+        return BatchAnswer(seconds=gateway.settings.url_seconds, results=results, used=used)
+
+    @app.get("/v1/store/usage", tags=["store"])
+    def usage(workspace: Own) -> Usage:
+        """How much of the quota is taken."""
+        room = gateway.room(workspace)
+        return Usage(used=room.used, quota=room.limit, reserve=room.reserve)
 
     @app.get("/v1/store/list", response_class=StreamingResponse, tags=["store"])
     def list_objects(workspace: Own, prefix: Key = "") -> StreamingResponse:

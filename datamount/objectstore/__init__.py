@@ -11,9 +11,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from datamount.errors import UsageError
-from datamount.objectstore.base import Body, ObjectInfo, ObjectStore, check_key
+from datamount.objectstore.base import Body, Limited, ObjectInfo, ObjectStore, Room, check_key
 
-__all__ = ["Body", "ObjectInfo", "ObjectStore", "check_key", "open_store"]
+__all__ = ["Body", "Limited", "ObjectInfo", "ObjectStore", "Room", "check_key", "open_store"]
 
 
 def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from datamount.errors import UsageError
 
@@ -45,6 +45,28 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; no error when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a workspace holds and may hold, in bytes. `reserve` is beyond `limit`, for notebooks and small files."""
+
+    used: int
+    limit: int
+    reserve: int = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes of any file that still fit; less than nothing where the reserve is in use."""
+        return self.limit - self.used
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A store with a quota."""
+
+    def room(self, *, fresh: bool = False) -> Room:
+        """What there is room for, as last told; `fresh` asks."""
 
 
 _KEY = re.compile(r"[A-Za-z0-9._%=-]+(?:/[A-Za-z0-9._%=-]+)*")

@@ -16,10 +16,10 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,7 +29,7 @@ from pydantic import SecretStr
 from datamount.connections import Answer, Connections, Lost
 from datamount.controller_client import ControllerClient, repeat
 from datamount.errors import Conflict, DatamountError, NotFound, Refused, Unavailable
-from datamount.objectstore.base import Body, ObjectInfo, check_key
+from datamount.objectstore.base import Body, ObjectInfo, Room, check_key
 from datamount.status import write_atomic
 
 PART = 8 << 20
@@ -63,8 +63,9 @@ class GatewayStore:
         self.client = client
         self.key_file = key_file
         self._direct = Connections("the store of saved work")
-        self._signer = _Signer(client)
+        self._signer = _Signer(client, self._used)
         self._about: dict[str, Any] | None = None
+        self._room: Room | None = None
         self._lock = threading.Lock()
         self._read_key()
 
@@ -84,7 +85,7 @@ class GatewayStore:
         self._need_workspace()
         if name.startswith("versions/"):
             path = f"/v1/store/commit?key={quote(name, safe='')}"
-            self.client.send("POST", path, _whole(body))
+            self._used(json.loads(self.client.send("POST", path, _whole(body)))["used"])
             return
         chunks = _parts(body)
         first = next(chunks, b"")
@@ -129,6 +130,19 @@ class GatewayStore:
             self.client.call("POST", "/v1/store/delete", {"key": name})
             self._signer.forget(name)
 
+    def room(self, *, fresh: bool = False) -> Room:
+        """What there is room for. Known without asking after the first time: each batch and each commit tells it."""
+        if not self._has_workspace():
+            return Room(0, int(self.about()["quota"]))
+        if self._room is None or fresh:
+            told = self.client.call("GET", "/v1/store/usage")
+            self._room = Room(int(told["used"]), int(told["quota"]), int(told["reserve"]))
+        return self._room
+
+    def _used(self, size: int) -> None:
+        if self._room is not None:
+            self._room = replace(self._room, used=size)
+
     def close(self) -> None:
         """Close the connections that are kept."""
         self._direct.close()
@@ -156,7 +170,7 @@ class GatewayStore:
             raise
         self._resumed = True
         self._keep_key()
-        self._about = None
+        self._about = self._room = None
         self._signer.forget_all()
         return found
 
@@ -374,8 +388,9 @@ class _Wish:
 class _Signer:
     """Gets requests signed, many in one call when many threads ask; keeps URLs that read."""
 
-    def __init__(self, client: ControllerClient) -> None:
+    def __init__(self, client: ControllerClient, used: Callable[[int], None]) -> None:
         self._client = client
+        self._used = used
         self._lock = threading.Lock()
         self._waiting: list[_Wish] = []
         self._asking = False
@@ -445,6 +460,8 @@ class _Signer:
         asked = time.monotonic()
         answer = self._client.call("POST", "/v1/store/batch", {"operations": [wish.operation for wish in wishes]})
         until = asked + float(answer["seconds"]) - _MARGIN
+        if "used" in answer:
+            self._used(int(answer["used"]))
         for wish, result in zip(wishes, answer["results"], strict=True):
             wish.signed = Signed(result["method"], result["url"], result.get("headers") or {}, until)
 

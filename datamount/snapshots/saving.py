@@ -7,7 +7,7 @@ import os
 import secrets
 import stat as st
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 
 import zstandard
 
-from datamount.errors import Conflict, DatamountError, NotFound, Unavailable
+from datamount.errors import Conflict, DatamountError, NotFound, QuotaExceeded, Unavailable
+from datamount.objectstore import Limited, Room
 from datamount.snapshots import standalone
 from datamount.snapshots.condemned import SAVE_LIMIT
 from datamount.snapshots.index import read_index
-from datamount.snapshots.pack import Packer
+from datamount.snapshots.pack import Packed, Packer
 from datamount.snapshots.pristine import Pristine, load_pristine
+from datamount.snapshots.room import fitting, may_use_reserve, overhead, worth
 from datamount.snapshots.scan import Excludes, Found, Scan, printable, scan
 from datamount.snapshots.thinning import thin_own
 from datamount.snapshots.versionfile import Entry, Location, Reason, Skipped, Version, VersionInfo, dump, tree_digest
@@ -54,7 +56,10 @@ class SaveResult:
     bytes_uploaded: int = 0
     objects_uploaded: int = 0
     skipped: tuple[Skipped, ...] = ()
+    """What the version does not hold as it is in the folder, and why."""
     warnings: tuple[str, ...] = ()
+    too_large: tuple[str, ...] = ()
+    """Those of the skipped that a limit or the quota kept out: what is in the folder is nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +95,23 @@ class StartAgain(Exception):
 def save(workspace: Workspace, folder: Path, draft: Draft, state_dir: Path | None) -> SaveResult:
     """A version of `folder`, or the one that holds this tree already. See `Workspace.save`."""
     avoid: frozenset[str] = frozenset()
-    for attempt in range(3):
+    forget = tight = False
+    for _ in range(3):
         with ThreadPoolExecutor(2, thread_name_prefix="save-aside") as aside:
             try:
-                forget = attempt > 0
-                return _Save(workspace, folder, draft, state_dir, aside=aside, avoid=avoid, forget=forget).run()
+                attempt = _Save(
+                    workspace, folder, draft, state_dir, aside=aside, avoid=avoid, forget=forget, tight=tight
+                )
+                return attempt.run()
             except StartAgain as again:
                 log.info("saving %s starts again: %s", workspace.prefix, again)
                 avoid |= again.avoid
+                forget = True
+            except QuotaExceeded:
+                # Another session of the same work took the room that there was.
+                if tight or not isinstance(workspace.store, Limited):
+                    raise
+                tight = True
     raise Unavailable(
         f"The work of {workspace.owner!r} in {workspace.course!r} could not be saved: saving took too long, or the "
         "store was being tidied up.",
@@ -120,6 +134,7 @@ class _Save:
         aside: ThreadPoolExecutor,
         avoid: frozenset[str],
         forget: bool,
+        tight: bool,
     ) -> None:
         self.started = now()
         self.workspace = workspace
@@ -147,13 +162,21 @@ class _Save:
             # Asked while the first object goes up, so that the list takes no time of its own.
             uploading=self._uploading,
         )
+        self.tight = tight
         self.skipped: list[Skipped] = []
+        self.stale: list[Skipped] = []
+        """Files of which the version holds the content of an earlier save."""
+        self.too_large: list[str] = []
+        self.missed = False
+        """Whether a notebook or a small file was left out for want of room."""
         self.warnings: list[str] = []
 
     def run(self) -> SaveResult:
         entries = self._entries()
         tree = tree_digest(entries)
         base = self.base
+        if self.missed and (tree == base.tree if base else not any(e.type == "file" for e in entries)):
+            raise self._full()
         if base and tree == base.tree and not self._says_more(base):
             if not self._trusted(base):
                 look = self.looking.result()
@@ -192,8 +215,9 @@ class _Save:
             if sha256 and (sha256 in packer.locations or packer.leave.get(found.path) == sha256):
                 hashes[found.path] = sha256
             else:
-                to_read.append(found.path)
-        for packed in packer.pack(to_read):
+                to_read.append(found)
+        kept: list[Entry] = []
+        for packed in self._pack(to_read, kept, len(files)):
             hashes[packed.path] = packed.reading.sha256
             stats[packed.path] = packed.reading.stat
             sizes[packed.path] = packed.reading.size
@@ -213,6 +237,7 @@ class _Save:
             index.changed = True
         entries = [
             *(_file(p, stats[p], sizes[p], s, packer.locations.get(s), self.pristine) for p, s in hashes.items()),
+            *kept,
             *(_other(found) for found in seen.found if not found.is_file),
         ]
         entries.sort(key=lambda e: e.path)
@@ -226,15 +251,79 @@ class _Save:
             return files
         left = limit
         kept = set()
-        for found in sorted(files, key=lambda f: (not f.path.endswith(".ipynb"), f.stat.st_size, f.path)):
+        for found in sorted(files, key=worth):
             listed_only = self.pristine.listed_only(found.path, found.stat.st_size, LARGE_PRISTINE)
             size = 0 if listed_only else found.stat.st_size
             if size <= left:
                 left -= size
                 kept.add(found.path)
             else:
+                self.too_large.append(found.path)
                 self.skipped.append(Skipped(found.path, f"over the limit of {limit / 1e6:.4g} MB for saved work"))
         return [f for f in files if f.path in kept]
+
+    # --- The quota ------------------------------------------------------------------------------------------------
+
+    def _pack(self, files: list[Found], kept: list[Entry], count: int) -> Iterator[Packed]:
+        """Store these files; what there is no room for is named, and its entry of the version before is in `kept`."""
+        room = self._room(files)
+        if room is None:
+            yield from self.packer.pack(found.path for found in files)
+            return
+        before = self.workspace.version(self.base.id).by_path() if self.base else {}
+        free = {found.path for found in files if self._costs_nothing(found, before.get(found.path))}
+        yield from self.packer.pack(free)
+        waiting = [found for found in files if found.path not in free]
+        spare = overhead(count)
+        while waiting:
+            # In turns, because files are often stored smaller than they are.
+            fit, waiting = fitting(waiting, room, self.packer.uploaded + spare)
+            if not fit:
+                break
+            yield from self.packer.pack(found.path for found in fit)
+        for found in waiting:
+            self._leave_out(found, before.get(found.path), room, kept)
+
+    def _room(self, files: list[Found]) -> Room | None:
+        """What the store has room for; None where all of it fits, also if nothing of it is there yet."""
+        if not files or not isinstance(self.store, Limited):
+            return None
+        wanted = sum(found.stat.st_size for found in files)
+        if not self.tight and wanted <= self.store.room().left:
+            return None
+        room = self.store.room(fresh=True)
+        return room if self.tight or wanted > room.left else None
+
+    def _costs_nothing(self, found: Found, before: Entry | None) -> bool:
+        """Whether this file is most likely in the store already, or needs not be."""
+        stat = found.stat
+        if before and before.type == "file" and (before.size, before.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+            return True
+        return self.pristine.listed_only(found.path, stat.st_size, LARGE_PRISTINE)
+
+    def _leave_out(self, found: Found, before: Entry | None, room: Room, kept: list[Entry]) -> None:
+        self.too_large.append(found.path)
+        self.missed |= may_use_reserve(found)
+        why = f"over the quota of {room.limit / 1e6:.4g} MB for saved work, of which {max(room.left, 0) / 1e6:.4g} MB "
+        why += f"were left for its {found.stat.st_size / 1e6:.4g} MB"
+        if before and before.type == "file":
+            kept.append(before)
+            self.stale.append(Skipped(found.path, f"{why}; the version holds what was saved of it before"))
+            self.warnings.append(f"{printable(found.path)} is {why}; what was saved of it before is kept")
+        else:
+            self.skipped.append(Skipped(found.path, why))
+
+    def _full(self) -> QuotaExceeded:
+        names = ", ".join(printable(path) for path in self.too_large[:3])
+        more = f" and {len(self.too_large) - 3} more" if len(self.too_large) > 3 else ""
+        return QuotaExceeded(
+            f"the quota for your saved work in this course is used up: {names}{more} could not be saved; what was "
+            "saved before is safe.",
+            hint="Download what you need (File > Download), make large files smaller, or ask the hub's operator for a "
+            "higher quota.",
+            who="you",
+            left=0,
+        )
 
     # --- The commit -----------------------------------------------------------------------------------------------
 
@@ -322,7 +411,11 @@ class _Save:
             if content is None:
                 return "", 0
             squeezed = zstandard.ZstdCompressor(level=3).compress(content)
-            self.store.put(f"{self.workspace.prefix}base/{sha256}.zst", squeezed)
+            try:
+                self.store.put(f"{self.workspace.prefix}base/{sha256}.zst", squeezed)
+            except QuotaExceeded:
+                # The student's own content is saved; without its base a later merge keeps both sides.
+                return "", 0
             return sha256, len(squeezed)
 
         missing = ({e.base for e in entries if e.base} | set(deleted.values())) - stored
@@ -399,7 +492,15 @@ class _Save:
 
     def _result(self, version: VersionInfo, *, created: bool) -> SaveResult:
         packer = self.packer
-        return SaveResult(version, created, packer.uploaded, packer.objects, tuple(self.skipped), tuple(self.warnings))
+        return SaveResult(
+            version,
+            created,
+            packer.uploaded,
+            packer.objects,
+            (*self.skipped, *self.stale),
+            tuple(self.warnings),
+            tuple(self.too_large),
+        )
 
 
 class _Once:

@@ -293,23 +293,90 @@ def test_a_version_is_not_committed_before_its_content(gateway: GatewaySite) -> 
 def test_a_full_workspace_says_what_to_do(
     s3: servers.S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Path
 ) -> None:
-    """Over the quota nothing is signed and no version is made; the refusal says how much there is and what helps, and
-    what was saved before is there."""
+    """What the gateway is asked for beyond the quota is refused and audited; the refusal says how much there is, how
+    much is left, and what helps; notebooks and small files may use the reserve, and not more."""
     with running_gateway(tmp_path, s3, monkeypatch, quota="6 MB") as gateway:
-        workspace = gateway.workspace(gateway.client())
-        saved = workspace.save(work, state_dir=tmp_path / "state").version
-        (work / "c.bin").write_bytes(secrets.token_bytes(5 << 20))
+        client = gateway.client()
+        workspace = gateway.workspace(client)
+        saved = workspace.save(work).version
+        assert saved is not None
+        usage = client.call("GET", "/v1/store/usage")
+        assert usage == {"used": sum(o.size for o in gateway.store.list("workspaces/")), "quota": 6e6, "reserve": 6e5}
+        part = put(f"blobs/{DIGEST}", bytes(900_000)) | {"method": "PART", "upload": "x", "part": 1}
         with pytest.raises(QuotaExceeded) as caught:
-            workspace.save(work, state_dir=tmp_path / "state")
+            batch(client, part)
         assert "of 6 MB" in caught.value.message
         assert "exclude" in caught.value.hint
+        assert caught.value.left == 6e6 - usage["used"]
         assert last_refusal(gateway)["reason"] == "quota-exceeded"
-        (work / "c.bin").unlink()
-        (work / "a.txt").write_text("small changes still fit")
-        again = workspace.save(work, state_dir=tmp_path / "state").version
-        assert saved is not None
-        assert again is not None
-        assert [v.id for v in workspace.versions()] == [again.id, saved.id]
+        assert batch(client, put(f"bundles/{DIGEST}.zip", bytes(900_000)))
+        with pytest.raises(QuotaExceeded):
+            batch(client, put(f"bundles/{DIGEST}.zip", bytes(900_000)))
+
+
+def test_a_save_shrinks_to_what_is_left(
+    s3: servers.S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Path
+) -> None:
+    """Near the quota a save succeeds with notebooks and small files first, and names what it left out; a file that has
+    grown keeps its saved content in the new version. Beyond the quota notebooks still fit into the reserve; when
+    not even they do, the save fails instead of saying "saved"."""
+    state = tmp_path / "state"
+    with running_gateway(tmp_path, s3, monkeypatch, quota="12 MB") as gateway:
+        workspace = gateway.workspace(gateway.client())
+        first = workspace.save(work, state_dir=state)
+        assert first.skipped == ()
+
+        grown = (work / "b.bin").read_bytes()
+        (work / "b.bin").write_bytes(secrets.token_bytes(9_000_000))
+        (work / "z.ipynb").write_text(json.dumps({"cells": [], "metadata": {"x": secrets.token_hex(400_000)}}))
+        (work / "large.bin").write_bytes(secrets.token_bytes(8_000_000))
+        (work / "fits.bin").write_bytes(secrets.token_bytes(4_500_000))
+        second = workspace.save(work, state_dir=state)
+        assert second.created
+        assert {s.path for s in second.skipped} == {"b.bin", "large.bin"} == set(second.too_large)
+        assert all("quota of 12 MB" in s.reason for s in second.skipped)
+        again = workspace.save(work, state_dir=state)
+        assert (again.created, set(again.too_large)) == (False, {"b.bin", "large.bin"})
+
+        fresh = tmp_path / "fresh"
+        gateway.workspace(gateway.client()).restore("latest", fresh)
+        assert {p.name for p in fresh.iterdir()} == {"a.txt", "b.bin", "z.ipynb", "fits.bin"}
+        assert (fresh / "b.bin").read_bytes() == grown
+        (fresh / "a.txt").write_text("an edit where no index is, and all is in the store already")
+        (fresh / "more.bin").write_bytes(secrets.token_bytes(4_000_000))
+        third = gateway.workspace(gateway.client()).save(fresh)
+        assert third.too_large == ("more.bin",)
+        (fresh / "more.bin").unlink()
+
+        for number in range(9):
+            (fresh / "n.ipynb").write_text(json.dumps({"cells": [number, secrets.token_hex(700_000)]}))
+            try:
+                made = gateway.workspace(gateway.client()).save(fresh)
+            except QuotaExceeded as error:
+                assert "n.ipynb could not be saved" in error.message
+                break
+            assert made.created
+        assert 1 <= number < 8
+        used = gateway.client().call("GET", "/v1/store/usage")["used"]
+        assert 12e6 < used <= 13.2e6
+
+
+def test_a_save_that_another_session_took_the_room_from_shrinks(
+    s3: servers.S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Path
+) -> None:
+    """A session that believes in more room than there is learns it from the refusal, and saves what fits."""
+    with running_gateway(tmp_path, s3, monkeypatch, quota="12 MB") as gateway:
+        mine, other = (gateway.workspace(gateway.client()) for _ in range(2))
+        mine.save(work, state_dir=tmp_path / "state")
+        (tmp_path / "taking").mkdir()
+        (tmp_path / "taking/t.bin").write_bytes(secrets.token_bytes(6_000_000))
+        other.save(tmp_path / "taking")
+        (work / "c.bin").write_bytes(secrets.token_bytes(5_000_000))
+        (work / "n.ipynb").write_text('{"cells": []}')
+        result = mine.save(work, state_dir=tmp_path / "state")
+        assert result.created
+        assert result.too_large == ("c.bin",)
+        assert "n.ipynb" in mine.version("latest").by_path()
 
 
 KILLED = """
