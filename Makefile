@@ -42,7 +42,8 @@ check: $(VENV)/.installed ## Style, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## Benchmarks beside the peers; writes docs/benchmarks.md
+bench: setup ## Benchmarks beside the peers; writes docs/benchmarks/
+	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[bench]'
 	$(BIN)/python -m tests.bench $(ARGS)
 
 clean: ## Remove what the commands above made
