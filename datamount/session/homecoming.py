@@ -28,7 +28,8 @@ from datamount.errors import DatamountError, NotFound, Refused, VerificationFail
 from datamount.merge import Merged, MergeReport, Node, Other, Read, Tree, merge_trees
 from datamount.session.launch import git
 from datamount.snapshots import Entry, RestoreReport, Version, VersionInfo, Workspace, pristine
-from datamount.snapshots.scan import Excludes, printable, scan
+from datamount.snapshots.excludes import Excludes
+from datamount.snapshots.scan import printable, scan
 from datamount.status import write_atomic
 
 MERGE_FILE = "merge.json"
@@ -365,8 +366,9 @@ def _is_a_clone(folder: Path) -> bool:
         return False
     if git(folder, "for-each-ref", "--count=1", "--contains=HEAD", "refs/remotes"):
         return True
-    moves = git(folder, "reflog", "--format=%gs") or ""
-    return not any(line.startswith(_OWN_COMMITS) for line in moves.splitlines())
+    moves = (git(folder, "reflog", "--format=%gs") or "").splitlines()
+    # A log that is not there proves nothing: saves leave out one with a login in it.
+    return bool(moves) and not any(line.startswith(_OWN_COMMITS) for line in moves)
 
 
 def _clean(folder: Path) -> bool:

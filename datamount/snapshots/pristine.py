@@ -17,7 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datamount.snapshots.scan import Excludes, Patience, read_file, scan
+from datamount.snapshots.excludes import Excludes
+from datamount.snapshots.scan import Patience, read_file, scan
 from datamount.status import write_atomic
 
 FILE = "pristine.json"

@@ -21,11 +21,12 @@ from datamount.errors import Conflict, DatamountError, NotFound, QuotaExceeded, 
 from datamount.objectstore import Limited, Room
 from datamount.snapshots import standalone
 from datamount.snapshots.condemned import SAVE_LIMIT
+from datamount.snapshots.excludes import Excludes
 from datamount.snapshots.index import read_index
 from datamount.snapshots.pack import Packed, Packer
 from datamount.snapshots.pristine import Pristine, load_pristine
 from datamount.snapshots.room import fitting, may_use_reserve, overhead, worth
-from datamount.snapshots.scan import Excludes, Found, Scan, printable, scan
+from datamount.snapshots.scan import Found, Scan, printable, scan
 from datamount.snapshots.thinning import thin_own
 from datamount.snapshots.versionfile import Entry, Location, Reason, Skipped, Version, VersionInfo, dump, tree_digest
 

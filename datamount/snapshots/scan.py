@@ -13,45 +13,24 @@ import hashlib
 import io
 import json
 import os
-import re
 import stat as st
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pathspec
-
 from datamount.names import DATA_LINK
+from datamount.snapshots.excludes import SECRET, Excludes, holds_login, may_hold_login
 from datamount.snapshots.versionfile import Skipped
-
-DEFAULT_EXCLUDES: dict[str, tuple[str, ...]] = {
-    "may hold a secret": (
-        ".env", ".env.*", "!.env.example", "!.env.template", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx",
-        "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".ssh/", ".aws/", ".azure/", ".gnupg/", ".kube/", ".docker/",
-        ".config/gcloud/", ".config/gh/", ".netrc", ".pgpass", ".my.cnf", ".git-credentials", ".pypirc", ".npmrc",
-        "token.txt", "token.json", "*.token", "*_token", "*_token.txt", "token", "credentials.json",
-        "client_secret*.json",
-        ".Renviron", ".huggingface/token", ".kaggle/",
-    ),
-    "a cache": (
-        ".cache/", "__pycache__/", "*.pyc", ".ipynb_checkpoints/", ".virtual_documents/", ".mypy_cache/",
-        ".ruff_cache/",
-        ".pytest_cache/", "node_modules/", ".npm/", ".conda/pkgs/", ".Trash-*/", ".Trash/", ".DS_Store", ".Rproj.user/",
-        ".ipython/", ".jupyter/", ".local/share/jupyter/", ".local/share/Trash/", ".bash_history", ".python_history",
-        ".julia/compiled/",
-    ),
-    "a lock of a running program": ("**/.git/**/*.lock", ".~lock.*#", ".nfs*"),
-    "datamount's own": (".datamount/",),
-}  # fmt: skip
-"""Patterns as in .gitignore, by the reason that the student reads."""
 
 TORN_WAIT = 2.0
 """Seconds that one save waits in all for files that are being written; then they are stored with a warning."""
 RETRIES = 4
 NOTEBOOK_LIMIT = 64 << 20
 """Bytes; larger notebooks are not parsed, only looked at before and after."""
+_LOGIN_LIMIT = 8 << 20
+"""Bytes of a setting or a log that are looked through for a login."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,52 +62,6 @@ class Scan:
     """Files with a `.~name` beside them."""
 
 
-class Excludes:
-    """Decides what is left out: the caller's patterns, then the defaults; `!pattern` of the caller brings back."""
-
-    def __init__(self, patterns: Sequence[str] = (), *, skip: Sequence[str] = ()) -> None:
-        self._own = pathspec.GitIgnoreSpec.from_lines(patterns)
-        self._defaults = [(why, pathspec.GitIgnoreSpec.from_lines(lines)) for why, lines in DEFAULT_EXCLUDES.items()]
-        self._skip = frozenset(skip)
-
-    def reason(self, path: str, *, folder: bool) -> str | None:
-        """Why `path` is left out, or None."""
-        if path in self._skip:
-            return "datamount's own"
-        name = f"{path}/" if folder else path
-        if self._own and (own := self._own.check_file(name).include) is not None:
-            return "excluded by the course" if own else None
-        if not _maybe(name):
-            return None
-        return next((why for why, spec in self._defaults if spec.match_file(name)), None)
-
-    def brings_back(self, path: str) -> bool:
-        """Whether the caller's patterns ask for the file `path`, whatever it may hold."""
-        return self._own.check_file(path).include is False
-
-
-_LOGIN = re.compile(rb"https?://[^/\s@]+@|extraheader", re.IGNORECASE)
-"""In a repo's configuration: a remote with a user name or token in its URL, or a header that carries one."""
-
-
-def _holds_login(root: Path, path: str) -> bool:
-    """Whether `path` is a git repo's configuration with a login in it; a name cannot tell, only the content."""
-    if not path.endswith("/config") or ".git" not in path.split("/"):
-        return False
-    with open_below(root, path) as file:
-        return _LOGIN.search(file.read(1 << 20)) is not None
-
-
-def _one_pattern() -> re.Pattern[str]:
-    lines = [line for lines in DEFAULT_EXCLUDES.values() for line in lines]
-    found = (pattern.regex for pattern in pathspec.GitIgnoreSpec.from_lines(lines).patterns if pattern.include)
-    return re.compile("|".join(re.sub(r"\?P<\w+>", "?:", regex.pattern) for regex in found if regex))
-
-
-_maybe = _one_pattern().match
-"""Whether any default pattern may match: one pass, where asking each pattern would be most of what a scan costs."""
-
-
 def scan(root: Path, excludes: Excludes) -> Scan:
     """Look at every entry below `root`. Entries that cannot be read are skipped and named, with a warning."""
     result = Scan(root)
@@ -158,8 +91,8 @@ def _walk(folder: str, prefix: str, excludes: Excludes, result: Scan) -> None:
                 result.found.append(Found(path, stat))
                 _walk(entry.path, f"{path}/", excludes, result)
             elif st.S_ISREG(stat.st_mode):
-                if _holds_login(result.root, path) and not excludes.brings_back(path):
-                    result.skipped.append(Skipped(path, "may hold a secret"))
+                if _has_login(result.root, path) and not excludes.brings_back(path):
+                    result.skipped.append(Skipped(path, SECRET))
                     continue
                 result.found.append(Found(path, stat))
                 if f".~{entry.name}" in names:
@@ -176,6 +109,13 @@ def _walk(folder: str, prefix: str, excludes: Excludes, result: Scan) -> None:
             continue  # removed since the folder was listed
         except OSError as error:
             _cannot(result, path, error)
+
+
+def _has_login(root: Path, path: str) -> bool:
+    if not may_hold_login(path):
+        return False
+    with open_below(root, path) as file:
+        return holds_login(file.read(_LOGIN_LIMIT))
 
 
 _KINDS = {st.S_IFSOCK: "a socket", st.S_IFIFO: "a FIFO", st.S_IFBLK: "a device", st.S_IFCHR: "a device"}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from datamount.snapshots import excludes
 from datamount.snapshots import scan as scanning
-from datamount.snapshots.scan import Excludes, FileChanged, Patience, VerifiedFile, read_file, scan
+from datamount.snapshots.excludes import Excludes
+from datamount.snapshots.scan import FileChanged, Patience, VerifiedFile, read_file, scan
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -20,18 +23,24 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(b"x")
 
 
-SECRETS = [".env", "a/.env.local", ".ssh/id_rsa", ".aws/credentials", "k.pem", ".git-credentials", "token", ".my.cnf"]
-CACHES = ["__pycache__/a.pyc", ".ipynb_checkpoints/a.ipynb", "s/.cache/x", "node_modules/x/y"]
+SECRETS = [
+    *(".env", "a/.env.local", "prod.env", ".envrc", ".secrets", ".streamlit/secrets.toml", "token", "a/my.token"),
+    *(".ssh/id_rsa", "id_ed25519", "k.pem", "server.key", ".gnupg/x", "home/.local/share/keyrings/login.keyring"),
+    *(".aws/credentials", ".config/gcloud/x.db", ".kube/config", "a/kubeconfig", ".docker/config.json", ".s3cfg"),
+    *(".config/rclone/rclone.conf", ".vault-token", "a/b/credentials.json", "client_secret_1.json", ".irods/.irodsA"),
+    *(".netrc", ".git-credentials", ".git/credentials", ".git/annex/creds/x", ".config/gh/hosts.yml", ".pypirc"),
+    *(".my.cnf", ".mylogin.cnf", ".pgpass", ".Renviron", ".kaggle/kaggle.json", "a/kaggle.json", ".cdsapirc"),
+    *(".huggingface/token", ".pachyderm/config.json", ".local/share/Quilt/auth.json", ".dvc/config.local"),
+    *(".jupyter/jupyter_server_config.json", ".local/share/jupyter/runtime/kernel-1.json"),
+    *("run/kernel-0b1c2d3e-0b1c-0b1c-0b1c-0b1c2d3e4f50.json", "run/jpserver-7.json", "run/jupyter_cookie_secret"),
+    *(".bash_history", ".mysql_history", ".ipython/profile_default/history.sqlite", ".Xauthority"),
+]
+CACHES = ["__pycache__/a.pyc", ".ipynb_checkpoints/a.ipynb", "s/.cache/huggingface/token", "node_modules/x/y"]
 LOCKS = [".git/index.lock", ".git/refs/heads/main.lock", "sub/.git/config.lock"]
 WORK = [
-    ".env.example",
-    "tokens.csv",
-    "tokenizer.json",
-    ".git/config",
-    "poetry.lock",
-    ".hidden",
-    "environment.yml",
-    "a/b",
+    *(".env.example", "tokens.csv", "tokenizer.json", ".git/config", "poetry.lock", ".hidden", "environment.yml"),
+    *("a/plain", "kernel-density.json", "kernels.ipynb", "keys.csv", "credentials.ipynb", "id_cards.csv", "config"),
+    *("environment.csv", ".Rprofile", ".Rhistory", ".RData", "secrets.ipynb", "logs/run.log", "pip.conf"),
 ]
 
 
@@ -42,7 +51,8 @@ def test_secrets_caches_and_locks_are_left_out_and_named(tmp_path: Path) -> None
     assert {f.path for f in result.found if f.is_file} == set(WORK)
     for names, why in ((SECRETS, "may hold a secret"), (CACHES, "a cache"), (LOCKS, "a lock of a running program")):
         for name in names:
-            assert any((name == s.path or name.startswith(s.path)) and s.reason == why for s in result.skipped), name
+            reasons = {s.reason for s in result.skipped if s.path in (name, name[: len(s.path)])}
+            assert reasons == {why}, name
 
 
 @pytest.mark.parametrize(
@@ -55,24 +65,65 @@ def test_secrets_caches_and_locks_are_left_out_and_named(tmp_path: Path) -> None
         ('[remote "origin"]\n\turl = git@example.org:a/b\n', False),
     ],
 )
-@pytest.mark.parametrize("repo", [".git", "inner/.git", ".git/modules/sub"])
-def test_a_repos_login_is_left_out(tmp_path: Path, config: str, left_out: bool, repo: str) -> None:
+@pytest.mark.parametrize("file", [".git/config", "in/.git/config.worktree", ".git/modules/sub/config", "b.git/config"])
+def test_a_repos_login_is_left_out(tmp_path: Path, config: str, left_out: bool, file: str) -> None:
     """The token in the URL of a clone's remote is never saved; a configuration without one is."""
-    (tmp_path / repo).mkdir(parents=True)
-    (tmp_path / repo / "config").write_text(config)
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(config)
     (tmp_path / "config").write_text("https://ann:x@example.org is in a text of the student")
     seen = scan(tmp_path, Excludes())
-    assert (f"{repo}/config" in {s.path for s in seen.skipped}) == left_out
-    assert (f"{repo}/config" in {f.path for f in seen.found}) != left_out
+    assert (file in {s.path for s in seen.skipped}) == left_out
+    assert (file in {f.path for f in seen.found}) != left_out
     assert "config" in {f.path for f in seen.found}
-    assert f"{repo}/config" in {f.path for f in scan(tmp_path, Excludes([f"!{repo}/config"])).found}
+    assert file in {f.path for f in scan(tmp_path, Excludes([f"!{file}"])).found}
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (".gitconfig", '[url "https://ann:ghp_0123@example.org/"]\n\tinsteadOf = https://example.org/\n'),
+        (".config/git/config", "[github]\n\toauth-token = 0123\n"),
+        (".gitmodules", "\turl = https://oauth2:glpat-0123@example.org/x\n"),
+        (".config/pip/pip.conf", "[global]\nindex-url = https://ann:pw@pypi.example.org/simple\n"),
+        (".condarc", "channels:\n  - https://conda.example.org/t/x\nproxy_servers:\n  http: http://a:b@proxy:80\n"),
+        (".yarnrc.yml", 'npmAuthToken: "0123"\n'),
+        (".dvc/config", "['remote \"x\"']\n    password = 0123\n"),
+    ],
+)
+def test_settings_with_a_login_are_left_out(tmp_path: Path, file: str, content: str) -> None:
+    """Settings of git and package managers with a login in them are not saved, without one they are."""
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(content)
+    assert [(s.path, s.reason) for s in scan(tmp_path, Excludes()).skipped] == [(file, "may hold a secret")]
+    (tmp_path / file).write_text("[user]\n\tname = Ann\n\temail = ann@example.org\n\turl = ssh://git@example.org/x\n")
+    assert scan(tmp_path, Excludes()).skipped == []
+
+
+def test_a_token_given_to_git_pull_is_not_saved(tmp_path: Path) -> None:
+    """`git pull https://user:token@…` leaves the token in git's logs and nowhere else; no save takes it from there."""
+
+    def git(folder: Path, *arguments: str) -> None:
+        who = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]
+        subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True)
+
+    course, work = tmp_path / "course", tmp_path / "work"
+    course.mkdir()
+    git(course, "init")
+    git(course, "commit", "--allow-empty", "-m", "one")
+    git(tmp_path, "clone", str(course), str(work))
+    git(course, "commit", "--allow-empty", "-m", "two")
+    assert not [s for s in scan(work, Excludes()).skipped if "log" in s.path]
+    git(work, "pull", f"file://ann:ghp_0123@localhost{course}")
+    holding = [p for p in work.rglob("*") if p.is_file() and b"ghp_0123" in p.read_bytes()]
+    assert holding
+    assert not {str(p.relative_to(work)) for p in holding} & {f.path for f in scan(work, Excludes()).found}
 
 
 def test_one_pass_finds_what_the_patterns_find() -> None:
-    """The single pattern that is asked first matches all that any default pattern matches."""
+    """The cheap look that comes first finds all that any default pattern matches."""
     for name in [*SECRETS, *CACHES, *LOCKS, "d/.DS_Store", ".~lock.x#", "a/.nfs01", "x/.datamount/y", "my.token"]:
-        assert scanning._maybe(name), name
-    assert not any(scanning._maybe(name) for name in ["nb.ipynb", "a/b/c.csv", "poetry.lock", "tokens.csv"])
+        assert excludes._maybe(name), name
+    assert not any(excludes._maybe(name) for name in ["nb.ipynb", "a/b/c.csv", "tokens.csv"])
 
 
 def test_the_callers_patterns_come_first(tmp_path: Path) -> None:
