@@ -10,6 +10,9 @@ from pathlib import Path
 from datamount import names
 from datamount.session.places import Places
 
+AGAIN = "DATAMOUNT_AGAIN"
+"""The sidecar's word to `background`: a dataset that is there, but needs another credential."""
+
 
 @dataclass(frozen=True, slots=True)
 class PodSettings:
@@ -37,6 +40,16 @@ class PodSettings:
     def state(self) -> Path:
         """What fetch and sidecar keep between their runs in this pod. The notebook cannot see it."""
         return self.at.state
+
+    @property
+    def course_copy(self) -> Path:
+        """Our copy of what the seed container handed over."""
+        return self.state / "course"
+
+    @property
+    def restored(self) -> Path:
+        """A file that is there once saved work has come back in this pod."""
+        return self.state / "restored"
 
     @property
     def keeps_work(self) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 from datamount import names
 from datamount.course import Course, normalise_url
 from datamount.errors import DatamountError, ManifestError
-from datamount.fetch.environment import write_environment
 from datamount.manifest import Manifest
 from datamount.session.places import Places, base
 from datamount.status import Status, StatusFile, read_status
@@ -34,6 +33,8 @@ def bare_course(folder: Path, origin: str | None) -> Course:
 
 def report_fault(course: Course, at: Places, fault: DatamountError) -> None:
     """Write status.json and `env` for a course of which nothing can be fetched."""
+    from datamount.fetch.environment import write_environment  # with the engine, which a sidecar never needs
+
     file = at.run / names.STATUS_FILE
     status = read_status(file) if not isinstance(fault, ManifestError) else None
     status = status or Status(course=course.identity)

@@ -1,0 +1,38 @@
+"""A process beside the sidecar: fetches what the start did not wait for, then ends."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from datamount import names
+from datamount.pod.delivery import deliver, hand_over
+from datamount.pod.notices import report
+from datamount.pod.probe import ready
+from datamount.pod.rights import open_to_notebook, strip_environment
+from datamount.pod.settings import read_settings
+from datamount.status import read_status
+
+AGAIN_SECONDS = (30.0, 120.0, 600.0)
+"""Pauses before it tries again what was not available."""
+
+
+def background() -> int:
+    """Fetch what is not there, with some patience for sources that are down."""
+    os.nice(10)
+    settings = read_settings()
+    strip_environment()
+    ready()  # the notebook waits for the sidecar, which should not have to share the processor until then
+    for pause in (*AGAIN_SECONDS, None):
+        try:
+            handover = hand_over(settings)
+            deliver(settings, handover, background=True)
+            open_to_notebook(settings, handover)
+        except Exception as error:
+            report(settings, error)
+        status = read_status(settings.at.run / names.STATUS_FILE)
+        missing = [found for found in (status.datasets if status else {}).values() if found.state != "ready"]
+        if pause is None or not any((found.error or {}).get("status") == 503 for found in missing):
+            break
+        time.sleep(pause)
+    return 0
