@@ -13,6 +13,7 @@ needs: what was tried and what happened (`message`), what to do (`hint`) and who
     ├── Unavailable                  5  503   a source or a store did not answer, or not usefully
     │   ├── NotFound                 5  404   it answered that the thing does not exist
     │   ├── Conflict                 5  409   a conditional write found something there
+    │   ├── TooMany                  5  429   too much at once, or too often
     │   └── DiskFull                 5  507
     └── VerificationFailed           6  502   bytes that do not match their digest, or a pin that drifted
 
@@ -166,6 +167,11 @@ class NotFound(Unavailable):
 class Conflict(Unavailable):
     http_status = 409
     title = "Something is there already"
+
+
+class TooMany(Unavailable):
+    http_status = 429
+    title = "Too much at once"
 
 
 class DiskFull(Unavailable):

@@ -41,7 +41,11 @@ def share(  # noqa: PLR0917
         print(json.dumps(given, indent=1))
         return
     print(f"version {given['version']}, valid until {given['expires']}")
-    print(given["link"] or given["secret"])
+    if given.get("session_link"):
+        print(f"in a session:  {given['session_link']}")
+    if given["link"]:
+        print(f"as a zip file: {given['link']}")
+    print(f"secret:        {given['secret']}")
     print("Whoever has this can read the version. It is shown only once.")
 
 

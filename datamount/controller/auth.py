@@ -23,11 +23,15 @@ from datamount.controller.audit import Audit
 from datamount.controller.identity import PodSession, course_identity
 from datamount.controller.kube import Kube, Object
 from datamount.controller.metrics import Metrics
+from datamount.controller.rates import Failures, source
 from datamount.controller.settings import Settings
 from datamount.errors import Refused, Unauthenticated
 
 MAX_TOKEN = 16 << 10
 REMEMBERED = 4096
+FAILURES = 60
+"""Bad tokens in a row from one address; a hub's network may have many pods behind one."""
+FAILURE_SECONDS = 1.0
 _ENDED = ("Succeeded", "Failed")
 
 
@@ -45,20 +49,30 @@ class Authenticator:
     ) -> None:
         self._kube = kube
         self._settings = settings
+        self.proxies = settings.trusted_proxies
         self._audit = audit
         self._metrics = metrics
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[float, PodSession]] = OrderedDict()
         self._lock = threading.Lock()
+        self._failures = Failures(FAILURES, FAILURE_SECONDS, clock=clock)
 
-    def session(self, token: SecretStr) -> PodSession:
-        """The session behind a token. Raises Unauthenticated or Refused, audited, or Unavailable."""
+    def session(self, token: SecretStr, address: str = "") -> PodSession:
+        """The session behind a token. Raises Unauthenticated or Refused, audited, or Unavailable; TooMany, without
+        asking anybody, for tokens from an `address` that has sent too many bad ones."""
         digest = hashlib.sha256(token.get_secret_value().encode("utf-8", "surrogatepass")).digest()
         with self._lock:
             until, known = self._known.get(digest, (0.0, None))
         if known is not None and self._clock() < until:
             return known
-        session = self._check(token)
+        self._failures.check(address)
+        try:
+            session = self._check(token)
+        except Refused:
+            if self._failures.count(address):
+                self._audit.write("limited", None, what="authentication")
+                self._metrics.refusals.labels("too many bad tokens").inc()
+            raise
         with self._lock:
             self._known[digest] = (self._clock() + self._settings.review_seconds, session)
             self._known.move_to_end(digest)
@@ -128,6 +142,8 @@ def read_session(pod: Object) -> PodSession | None:
         image=image,
         repo_url=repo_url,
         course_identity=course_identity(image, repo_url),
+        launch=str(environment.get("BINDER_REQUEST") or ""),
+        launch_host=str(environment.get("BINDER_LAUNCH_HOST") or ""),
     )
 
 
@@ -157,7 +173,19 @@ def require_pod(request: Request) -> PodSession:
     """FastAPI dependency: the session that makes this request. Runs in a worker thread, as it asks the API server."""
     authenticator: Authenticator = request.app.state.authenticator
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return authenticator.session(SecretStr(token.strip() if scheme.lower() == "bearer" else ""))
+    return authenticator.session(SecretStr(token.strip() if scheme.lower() == "bearer" else ""), where_from(request))
+
+
+def where_from(request: Request) -> str:
+    """FastAPI dependency: the address that bad tokens and links are counted by. Neither logged nor stored."""
+    return source(request, request.app.state.authenticator.proxies)
+
+
+def require_pod_if_any(request: Request) -> PodSession | None:
+    """FastAPI dependency: the session that makes this request; None where it does not say to be one."""
+    return require_pod(request) if "Authorization" in request.headers else None
 
 
 Session = Annotated[PodSession, Depends(require_pod)]
+AnySession = Annotated[PodSession | None, Depends(require_pod_if_any)]
+Source = Annotated[str, Depends(where_from)]

@@ -31,13 +31,16 @@ from datamount.controller.identity import (
     Whose,
     anonymous_owner,
     course_identity,
+    image_repository,
     key_hash,
     new_work_key,
     owner_of,
 )
+from datamount.controller.links import address
 from datamount.controller.metrics import Metrics
 from datamount.controller.presign import Presigner
 from datamount.controller.quota import Quota
+from datamount.controller.rates import Failures, Once
 from datamount.controller.store_settings import StoreSettings
 from datamount.errors import Conflict, DatamountError, NotFound, Refused, UsageError, VerificationFailed
 from datamount.objectstore import ObjectInfo, ObjectStore, Room, check_key
@@ -50,6 +53,9 @@ PAGE = 500
 REMEMBERED_KEYS = 8192
 REMEMBERED_READERS = 4096
 RESTORE_SECONDS = 60.0
+FAILURES = 10
+"""Wrong work keys in a row from one pod."""
+FAILURE_SECONDS = 10.0
 MAX_PUT = 5 << 30
 """Bytes; what S3 takes in one request."""
 LARGE = 8 << 20
@@ -116,24 +122,37 @@ class Gateway:
         self._metrics = metrics
         self._home_namespace = home_namespace
         self._quota = Quota(settings.quota, self._measure)
+        self._unconfirmed = Once()
+        self._failures = Failures(FAILURES, FAILURE_SECONDS)
         self._keys: OrderedDict[str, None] = OrderedDict()
         self._readers: OrderedDict[str, float] = OrderedDict()
         self._lock = threading.Lock()
+
+    def course(self, session: PodSession) -> str:
+        """What names the session's course. A repo's URL that its image does not confirm is audited, once a pod."""
+        course = course_identity(session.image, session.repo_url, self.settings.image_prefix)
+        unconfirmed = bool(session.repo_url) and course == image_repository(session.image)
+        if unconfirmed and self._unconfirmed.first(session.uid):
+            self._metrics.refusals.labels("repo not confirmed").inc()
+            self.audit.write("unconfirmed-repo", session, repo=session.repo_url, course=course)
+        return course
 
     # --- Whose -----------------------------------------------------------------------------------------------------
 
     def whose(self, session: PodSession, work_key: SecretStr | None) -> Whose:
         """The workspace of a session. Refused, audited, for a key that no save has made."""
-        course = course_identity(session.image, session.repo_url, self.settings.image_prefix)
+        course = self.course(session)
         try:
             if not self.settings.anonymous:
                 return Whose(owner_of(session, home_namespace=self._home_namespace), course, by_key=False)
             if work_key is None:
                 return Whose("", course, by_key=True)
             digest = key_hash(work_key.get_secret_value())
-            self._check_key_exists(digest)
+            self._check_key_exists(session, digest)
         except Refused as error:
             self.refuse(session, "workspace", error)
+            if work_key is not None and self._failures.count(session.uid):
+                self.limited(session, "work-key")
             raise
         return Whose(anonymous_owner(digest), course, by_key=True)
 
@@ -150,7 +169,7 @@ class Gateway:
         """A work key for an anonymous session: told this once, and kept as a hash."""
         if not self.settings.anonymous:
             raise UsageError("this hub has users: work belongs to them and needs no key.", who="you")
-        course = course_identity(session.image, session.repo_url, self.settings.image_prefix)
+        course = self.course(session)
         key = new_work_key()
         digest = key_hash(key)
         self.store.put(_key_marker(digest), json.dumps({"course": course, "created": _now()}).encode())
@@ -158,10 +177,11 @@ class Gateway:
         self.audit.write("work-key", session, course=course, key=digest[:12])
         return key
 
-    def _check_key_exists(self, digest: str) -> None:
+    def _check_key_exists(self, session: PodSession, digest: str) -> None:
         with self._lock:
             if digest in self._keys:
                 return
+        self._failures.check(session.uid)
         try:
             self.store.get(_key_marker(digest))
         except NotFound:
@@ -365,20 +385,22 @@ class Gateway:
     # --- Common ----------------------------------------------------------------------------------------------------
 
     def about(self, session: PodSession, work_key: SecretStr | None) -> dict[str, Any]:
-        """What a session needs to know before it saves."""
+        """What a session needs to know before it saves. `link` is where a key opens in a new session, with "{key}" in
+        its place; None where the hub's address is not known."""
         whose = self.whose(session, work_key)
         return {
             "owner": "work-key" if whose.by_key else "user",
             "user": "" if whose.by_key else whose.owner,
             "course": whose.course,
             "has_workspace": bool(whose.owner),
+            "link": address(session, self.settings.hub_url),
             "quota": int(self.settings.quota),
             "append_only": self.settings.append_only,
             "url_seconds": self.settings.url_seconds,
         }
 
     def resume(self, session: PodSession, work_key: SecretStr | None) -> dict[str, Any]:
-        """What is kept under a work key for the course of this session, and the course that the key was made in."""
+        """What is kept under a work key for the course of this session. Refused for the key of another course."""
         if work_key is None:
             raise UsageError("there is no key to resume with.", hint="Paste the key or link that you kept.", who="you")
         workspace = self.workspace(session, work_key)
@@ -387,8 +409,21 @@ class Gateway:
             marker = json.loads(self.store.get(_key_marker(key_hash(work_key.get_secret_value()))))
             made_for = str(marker["course"])
         ids = workspace.ids()
+        if not ids and made_for not in ("", workspace.course):
+            error = Refused(
+                f'the work under this key is in another course ("{made_for}").',
+                hint="Open a session of that course, and use the key there.",
+                who="you",
+            )
+            self.refuse(session, "resume", error)
+            raise error
         self.audit.write("resume", session, workspace=workspace.prefix, versions=len(ids))
         return {"course": workspace.course, "made_for": made_for, "versions": len(ids)}
+
+    def limited(self, session: PodSession | None, what: str) -> None:
+        """Audit and count that no more wrong secrets are looked at for a while."""
+        self._metrics.refusals.labels(f"too many bad {what}s").inc()
+        self.audit.write("limited", session, what=what)
 
     def refuse(self, session: PodSession | None, what: str, error: DatamountError, **fields: Any) -> None:
         """Audit and count a refusal."""

@@ -42,6 +42,9 @@ class PodSession:
     image: str
     repo_url: str
     course_identity: str
+    launch: str = ""
+    """BINDER_REQUEST, as "v2/gh/org/repo/main": forgeable as the repo's URL is."""
+    launch_host: str = ""
 
 
 def course_identity(image: str, repo_url: str, image_prefix: str | None = None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError
 
 from datamount.controller.store_settings import StoreSettings
 from datamount.errors import UsageError
@@ -72,6 +72,11 @@ class Settings(_Model):
     review_seconds: Annotated[float, Field(ge=0, le=60)] = Field(
         10.0,
         description="How long the API server's word on a token and its pod is believed without asking again.",
+    )
+    trusted_proxies: list[IPvAnyNetwork] = Field(
+        default_factory=list,
+        description="Networks of the ingress before the controller, whose X-Forwarded-For is believed when wrong links "
+        "are counted.",
     )
     inject: Path | None = Field(None, description="Settings file of the injection; the built-in defaults without one.")
     max_review: int = Field(

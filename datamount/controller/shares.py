@@ -23,8 +23,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from datamount.controller import links
 from datamount.controller.gateway import Gateway
 from datamount.controller.identity import PodSession
+from datamount.controller.rates import Failures
 from datamount.errors import NotFound, Refused, Unavailable, UsageError
 from datamount.snapshots import Version, Workspace
 
@@ -34,6 +36,9 @@ DEFAULT_DAYS = 14
 MAX_SHARES = 100
 STREAMS = 4
 """Links that are read at once by one replica; each holds a chunk or a small file in memory."""
+FAILURES = 30
+"""Wrong links in a row from one address, or in one session."""
+FAILURE_SECONDS = 2.0
 _SECRET = re.compile(r"dms_[A-Za-z0-9_-]{43}")
 _ID = re.compile(r"[0-9a-f]{64}")
 
@@ -57,10 +62,12 @@ class Share(BaseModel):
 
 
 class NewShare(Share):
-    """The one answer that has the secret. `link` is for browsers, where the hub can be reached by them."""
+    """The one answer that has the secret. `link` downloads the version, where browsers can reach the controller;
+    `session_link` opens it in a new session of the course, where the hub's address is known."""
 
     secret: str
     link: str | None = None
+    session_link: str | None = None
 
 
 class _Target(BaseModel):
@@ -80,6 +87,7 @@ class Shares:
         self._gateway = gateway
         self._store = gateway.store
         self._streams = threading.BoundedSemaphore(STREAMS)
+        self._failures = Failures(FAILURES, FAILURE_SECONDS)
 
     # --- For the owner ----------------------------------------------------------------------------------------------
 
@@ -88,7 +96,7 @@ class Shares:
         limit = self._gateway.settings.share_days
         if wanted.days > limit:
             raise UsageError(f"a link of this hub is valid for {limit} days at most.", hint="Ask for fewer.", who="you")
-        if len(self.links(workspace)) >= MAX_SHARES:
+        if len(self.given(workspace)) >= MAX_SHARES:
             raise Refused(f"this work has {MAX_SHARES} links already.", hint="Revoke some of them.", who="you")
         version = workspace.version(wanted.version).info.id
         secret = SECRET_PREFIX + secrets.token_urlsafe(32)
@@ -111,10 +119,16 @@ class Shares:
         public = self._gateway.settings.public_url
         link = f"{public.rstrip('/')}/s/{secret}" if public else None
         return NewShare(
-            id=id, version=version, created=target.created, expires=target.expires, secret=secret, link=link
+            id=id,
+            version=version,
+            created=target.created,
+            expires=target.expires,
+            secret=secret,
+            link=link,
+            session_link=links.link(links.address(session, self._gateway.settings.hub_url), secret),
         )
 
-    def links(self, workspace: Workspace) -> list[Share]:
+    def given(self, workspace: Workspace) -> list[Share]:
         """The links of a workspace that still open something, newest first. Those past their end are removed."""
         start = f"{workspace.prefix}shares/"
         found: list[Share] = []
@@ -135,7 +149,7 @@ class Shares:
         """End a link of this workspace now. No error for one that has ended."""
         if not _ID.fullmatch(id):
             raise NotFound("there is no such link.", who="you")
-        for share in self.links(workspace):
+        for share in self.given(workspace):
             if share.id == id:
                 self._remove(workspace, share.version, id)
                 self._gateway.audit.write("revoke-share", session, workspace=workspace.prefix, share=id[:12])
@@ -147,8 +161,13 @@ class Shares:
 
     # --- For whoever has the secret ---------------------------------------------------------------------------------
 
-    def open(self, secret: SecretStr) -> tuple[Workspace, Version]:
-        """What a link leads to. NotFound, audited, for a wrong, expired or revoked one: all look the same."""
+    def open(
+        self, secret: SecretStr, session: PodSession | None = None, address: str = ""
+    ) -> tuple[Workspace, Version]:
+        """What a link leads to. NotFound, audited, for a wrong, expired or revoked one: all look the same. Refused in a
+        session of another course; TooMany where `address` or the session's pod came with too many wrong ones."""
+        asker = session.uid if session else address
+        self._failures.check(asker)
         text = secret.get_secret_value()
         id = _digest(text) if _SECRET.fullmatch(text) else ""
         try:
@@ -162,12 +181,22 @@ class Shares:
                 hint="Ask whoever shared it for a new one.",
                 who="you",
             )
-            self._gateway.refuse(None, "share", error, share=id[:12] or None, why=reason)
+            self._gateway.refuse(session, "share", error, share=id[:12] or None, why=reason)
+            if self._failures.count(asker):
+                self._gateway.limited(session, "share")
             raise error
+        if session and self._gateway.course(session) != target.course:
+            refused = Refused(
+                f'this link is to work in another course ("{target.course}").',
+                hint="Open it in a session of that course.",
+                who="you",
+            )
+            self._gateway.refuse(session, "share", refused, share=id[:12], why="another course")
+            raise refused
         workspace = Workspace(self._store, target.owner, target.course)
         version = workspace.version(target.version)
         self._gateway.audit.write(
-            "open-share", None, workspace=workspace.prefix, version=version.info.id, share=id[:12]
+            "open-share", session, workspace=workspace.prefix, version=version.info.id, share=id[:12]
         )
         return workspace, version
 

@@ -13,12 +13,12 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from datamount.controller.auth import Session
+from datamount.controller.auth import AnySession, Session, Source
 from datamount.controller.gateway import Batch, Committed, Gateway, Signed
 from datamount.controller.shares import NewShare, Share, ShareRequest, Shares
 from datamount.controller.store_settings import StoreSettings
 from datamount.errors import QuotaExceeded
-from datamount.snapshots import Workspace
+from datamount.snapshots import Version, Workspace
 from datamount.snapshots.scan import printable
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _add_shares(app: FastAPI, shares: Shares) -> None:
     @app.get("/v1/shares", tags=["shares"])
     def given(workspace: Own) -> list[Share]:
         """The links of this workspace that are still valid."""
-        return shares.links(workspace)
+        return shares.given(workspace)
 
     @app.delete("/v1/shares/{id}", status_code=204, tags=["shares"])
     def revoke(session: Session, workspace: Own, id: ShareId) -> None:
@@ -163,11 +163,13 @@ def _add_shares(app: FastAPI, shares: Shares) -> None:
         shares.revoke(session, workspace, id)
 
     @app.get("/v1/shared", tags=["shares"])
-    def shared(secret: ShareSecret, response: Response) -> dict[str, Any]:
-        """The version that a link leads to, with its files. The secret is the right to read; no session is needed."""
+    def shared(secret: ShareSecret, response: Response, session: AnySession, source: Source) -> dict[str, Any]:
+        """The version that a link leads to, with its files. The secret is the right to read; no session is needed, but
+        one of another course is refused."""
         response.headers["Cache-Control"] = "no-store"
-        _, version = shares.open(secret)
+        workspace, version = shares.open(secret, session, source)
         return {
+            "course": workspace.course,
             "version": version.info.id,
             "created": version.info.created.isoformat(),
             "message": version.info.message,
@@ -180,20 +182,19 @@ def _add_shares(app: FastAPI, shares: Shares) -> None:
         }
 
     @app.get("/v1/shared/archive.zip", response_class=StreamingResponse, tags=["shares"])
-    def archive(secret: ShareSecret) -> StreamingResponse:
+    def archive(secret: ShareSecret, session: AnySession, source: Source) -> StreamingResponse:
         """The version as a zip file, written while it is read."""
-        return _download(shares, secret)
+        return _download(shares, *shares.open(secret, session, source))
 
     @app.get("/s/{secret}", response_class=StreamingResponse, tags=["shares"])
-    def link(secret: Annotated[SecretStr, PathParameter(max_length=100)]) -> StreamingResponse:
+    def link(secret: Annotated[SecretStr, PathParameter(max_length=100)], source: Source) -> StreamingResponse:
         """The same for a browser, which can send no header of its own."""
-        return _download(shares, secret)
+        return _download(shares, *shares.open(secret, None, source))
 
 
-def _download(shares: Shares, secret: SecretStr) -> StreamingResponse:
+def _download(shares: Shares, workspace: Workspace, version: Version) -> StreamingResponse:
     from sidecar.archive import stream_zip
 
-    workspace, version = shares.open(secret)
     name = quote(f"{workspace.course.rstrip('/').rpartition('/')[2]}-{version.info.id}.zip", safe="")
     headers = {
         "Content-Disposition": f"attachment; filename*=UTF-8''{name}",

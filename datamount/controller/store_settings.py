@@ -46,6 +46,11 @@ class StoreSettings(BaseModel):
         "only for a store that knows no conditional writes.",
     )
     share_days: int = Field(90, ge=1, le=3650, description="The longest that a read-only link is valid, in days.")
+    hub_url: Annotated[str, Field(pattern=r"^https?://[^?#\s]+$")] | None = Field(
+        None,
+        description="BinderHub's public address, or JupyterHub's where there is no BinderHub: resume and share links "
+        "open a session there. Without it BinderHub's own variables in the pod are believed.",
+    )
     public_url: Annotated[str, Field(pattern=r"^https?://[^?#\s]+$")] | None = Field(
         None, description="The controller's address for browsers, for links that open outside of a session."
     )

@@ -155,6 +155,12 @@ class GatewayStore:
             self._about = self.client.call("GET", "/v1/store")
         return self._about
 
+    def link(self, key: SecretStr) -> str | None:
+        """Where a resume key or a share's secret opens a new session of this course; None where the gateway does not
+        know the hub's address."""
+        place = self.about().get("link")
+        return str(place).replace("{key}", key.get_secret_value()) if place else None
+
     def work_key(self) -> SecretStr | None:
         """The key to this work, where it is not a user's; None before the first save too."""
         return self.client.work_key
@@ -177,8 +183,8 @@ class GatewayStore:
     # --- Links to versions ------------------------------------------------------------------------------------------
 
     def share(self, version: str, days: float) -> dict[str, Any]:
-        """A read-only link to a version: id, version, created, expires, secret, and `link` where browsers can reach the
-        hub. The secret is told this once."""
+        """A read-only link to a version: id, version, created, expires, secret, `link` (a download) and `session_link`
+        where the hub has these addresses. The secret is told this once."""
         self._check_work()
         return self.client.call("POST", "/v1/shares", {"version": version, "days": days}, tries=1)
 

@@ -29,9 +29,10 @@ def session_pod(
     image: str = f"{IMAGE}:abc123",
     repo: str = REPO,
     namespace: str = "hub",
+    variables: dict[str, str] | None = None,
     **more: Any,
 ) -> Object:
-    """A pod as BinderHub makes it and the webhook leaves it."""
+    """A pod as BinderHub makes it and the webhook leaves it; `variables` are more of the notebook's."""
     metadata = {
         "name": name,
         "namespace": namespace,
@@ -40,6 +41,7 @@ def session_pod(
     }
     environment = [{"name": "BINDER_REPO_URL", "value": repo}] if repo else []
     environment.append({"name": "BINDER_CLIENT_IP", "value": "203.0.113.77"})
+    environment += [{"name": name, "value": value} for name, value in (variables or {}).items()]
     notebook = {"name": "notebook", "image": image, "env": environment}
     return {"metadata": metadata | more, "spec": {"containers": [{"name": "other", "image": "x"}, notebook]}}
 
