@@ -26,7 +26,7 @@ from datamount.errors import DatamountError, Unavailable, UsageError
 from datamount.objectstore import open_store
 from datamount.session.homecoming import bring_home
 from datamount.snapshots import Workspace
-from datamount.snapshots.scan import Excludes
+from datamount.snapshots.excludes import Excludes
 from datamount.status import write_atomic
 from sidecar.app import create_app
 from sidecar.session import Session
@@ -168,11 +168,11 @@ def read_settings(arguments: list[str] | None = None) -> Settings:
     parser.add_argument("--settings", type=Path, help="JSON file with the same names, '-' written as '_'")
     for name in ("folder", "run", "state"):
         parser.add_argument(f"--{name}", type=Path, default=argparse.SUPPRESS)
-    for name in ("store", "endpoint-url", "owner", "course", "course-ref", "image", "author", "host"):
+    for name in ("store", "endpoint-url", "owner", "course", "course-ref", "image", "author", "host", "ends-at"):
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS)
     for name in ("port", "max-bytes"):
         parser.add_argument(f"--{name}", type=int, default=argparse.SUPPRESS)
-    for name in ("quiet", "at-most"):
+    for name in ("quiet", "at-most", "check-every"):
         parser.add_argument(f"--{name}", type=float, default=argparse.SUPPRESS)
     parser.add_argument("--exclude", action="append", default=argparse.SUPPRESS, help="gitignore pattern; repeatable")
     parser.add_argument("--no-autosave", dest="autosave", action="store_false", default=argparse.SUPPRESS)

@@ -27,6 +27,7 @@ from datamount.snapshots import SaveResult, Version, Workspace
 from datamount.status import read_status
 from sidecar import archive, page, sharing
 from sidecar.differences import FileDifference, compare
+from sidecar.errors import Busy, KeyReused
 from sidecar.guard import Guard
 from sidecar.models import (
     Difference,
@@ -38,11 +39,12 @@ from sidecar.models import (
     RestorePreview,
     RestoreRequest,
     Saved,
+    SessionEnd,
     SessionStatus,
     Snapshot,
     SnapshotDetail,
 )
-from sidecar.session import Busy, Session, problem
+from sidecar.session import Session, problem
 
 PROBLEM_TYPE = "application/problem+json"
 REMEMBERED_KEYS = 256
@@ -56,11 +58,6 @@ VersionId = Annotated[str, Path(max_length=100, description='Of `/snapshots`, a 
 Against = Annotated[
     str | None, Query(max_length=100, description="The version to compare with; its parent where not given.")
 ]
-
-
-class KeyReused(UsageError):
-    http_status = 422
-    title = "The Idempotency-Key belongs to another request"
 
 
 def create_app(session: Session, token: str) -> FastAPI:
@@ -136,6 +133,7 @@ def _add_status(app: FastAPI, session: Session) -> None:
         return SessionStatus(
             data=read_status(session.settings.run / names.STATUS_FILE),
             save=session.state(),
+            session=SessionEnd(ends_at=session.settings.ends_at),
             merge=MergeSummary.of(report) if report else None,
         )
 
@@ -295,7 +293,7 @@ def _add_snapshots(app: FastAPI, session: Session) -> None:
         one did and restores nothing more.
         """
         if body.dry_run:
-            return RestorePreview.of(await asyncio.to_thread(session.preview, id, body.paths, body.into))
+            return await asyncio.to_thread(session.preview, id, body.paths, body.into)
         request = f"restore {id} {body.model_dump_json()}"
         future = keys.once(idempotency_key, request, lambda: session.restore(id, body.paths, body.into))
         undo, report = await asyncio.shield(asyncio.wrap_future(future))

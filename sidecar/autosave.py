@@ -95,36 +95,45 @@ class Debounce:
 
 
 class Autosave(threading.Thread):
-    """Calls `save` when it is due. `look` gives (covered by the last save, there now)."""
+    """Calls `save` when it is due, and `check` when it was not for `check_every` seconds. `look` gives (covered by the
+    last save, there now)."""
 
     def __init__(
         self,
         debounce: Debounce,
         look: Callable[[], tuple[Fingerprint, Fingerprint]],
         save: Callable[[], bool],
-        failed: Callable[[float], None] = lambda seconds: None,
+        *,
+        check: Callable[[], None],
+        check_every: float,
     ) -> None:
         super().__init__(name="autosave", daemon=True)
         self.debounce = debounce
         self._look = look
         self._save = save
-        self._failed = failed
+        self._check = check
+        self._check_every = check_every
         self._ended = threading.Event()
 
     def run(self) -> None:
         lower_priority()
         pause = 1.0
+        checked = time.monotonic()
         while not self._ended.wait(pause):
             started = time.monotonic()
             saved, current = self._look()
             # A third of a percent of a core, however many files there are.
             pause = min(30.0, max(1.0, 300 * (time.monotonic() - started)))
-            if not self.debounce.due(time.monotonic(), saved, current):
-                continue
-            if self._save():
-                self.debounce.saved()
-            else:
-                self._failed(self.debounce.failed(time.monotonic()))
+            now = time.monotonic()
+            if self.debounce.due(now, saved, current):
+                checked = now
+                if self._save():
+                    self.debounce.saved()
+                else:
+                    self.debounce.failed(time.monotonic())
+            elif now - checked >= self._check_every:
+                checked = now
+                self._check()
 
     def stop(self) -> None:
         """End after the current step. Does not wait."""

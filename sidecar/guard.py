@@ -13,26 +13,11 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from datamount.errors import DatamountError, Refused
+from datamount.errors import DatamountError, Unauthenticated
+from sidecar.errors import Misdirected, TooLarge
 
 OPEN_PATHS = ("/healthz", "/api/v1/healthz", "/docs", "/openapi.json")
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
-
-
-class Unauthorized(Refused):
-    http_status = 401
-    title = "The token is missing or wrong"
-
-
-class Misdirected(Refused):
-    http_status = 421
-    title = "Not a name of this service"
-
-
-class TooLarge(DatamountError):
-    exit_code = 2
-    http_status = 413
-    title = "The request is too large"
 
 
 class Guard:
@@ -86,7 +71,7 @@ class Guard:
         if name.lower() not in HOSTS:
             return Misdirected("this service answers only to 127.0.0.1 and localhost.", who="you")
         if path not in OPEN_PATHS and not hmac.compare_digest(headers.get(b"authorization", b""), self._expected):
-            return Unauthorized(
+            return Unauthenticated(
                 "this request has no valid token.",
                 hint='Send "Authorization: Bearer …" with the token of sidecar.json in the run folder.',
                 who="you",

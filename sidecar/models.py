@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -54,6 +54,7 @@ class LastSave(BaseModel):
     reason: str
     created: bool
     skipped: list[Skipped] = Field(default_factory=list)
+    too_large: list[str] = Field(default_factory=list, description="Those that a limit or the quota kept out.")
     warnings: list[str] = Field(default_factory=list)
 
     @classmethod
@@ -65,8 +66,30 @@ class LastSave(BaseModel):
             reason=result.version.reason,
             created=result.created,
             skipped=[Skipped(path=shown(item.path), reason=item.reason) for item in result.skipped],
+            too_large=[shown(path) for path in result.too_large],
             warnings=list(result.warnings),
         )
+
+
+class Quota(BaseModel):
+    """Bytes of saved work, and how many there may be: of one version (the course's `max_size`) or of all (the hub's).
+
+    `near`: nine tenths are taken, or the last save had to leave something out.
+    """
+
+    used: int
+    limit: int
+    near: bool
+    per: Literal["version", "work"]
+
+
+class ShownShare(BaseModel):
+    """Somebody's version that is shown in place of the student's own files; `undo` holds those."""
+
+    version: str
+    time: datetime
+    message: str
+    undo: str
 
 
 class SaveState(BaseModel):
@@ -74,11 +97,13 @@ class SaveState(BaseModel):
 
     "unchanged": nothing was saved yet and nothing has changed; "saved": `last` holds all that is in the folder;
     "changed": `changed_files` differ from it; "failed": the last try to save failed, with `error` telling why, and
-    it is tried again.
+    it is tried again; "read-only": `share` is shown, and nothing is saved.
     """
 
-    state: Literal["unchanged", "saved", "changed", "saving", "failed"]
+    state: Literal["unchanged", "saved", "changed", "saving", "failed", "read-only"]
     last: LastSave | None = None
+    share: ShownShare | None = None
+    quota: Quota | None = Field(None, description="The tightest that applies; null where none is known.")
     changed_files: int = 0
     changed: list[str] = Field(default_factory=list, description="The first 50 of them.")
     saving: bool = False
@@ -111,11 +136,18 @@ class Merge(BaseModel):
     markdown: str | None = Field(description="The report as text for people.")
 
 
+class SessionEnd(BaseModel):
+    """When the hub ends this session whatever happens; null where that is not known."""
+
+    ends_at: datetime | None = None
+
+
 class SessionStatus(BaseModel):
     """Everything that a panel shows."""
 
     data: Status | None = Field(description="The datasets; null until the fetch has written its first status.")
     save: SaveState
+    session: SessionEnd = Field(default_factory=SessionEnd)
     merge: MergeSummary | None = Field(None, description="Null when the launch merged nothing.")
 
 
@@ -260,17 +292,20 @@ class Restored(BaseModel):
 
 
 class RestorePreview(BaseModel):
-    """What a restore would do, with nothing done. `replaced` have other content now, which would be saved first."""
+    """What a restore would do, with nothing done. `replaced` have other content now, which would be saved first;
+    `kept` are the folder's files that the version does not have: nothing is removed."""
 
     dry_run: Literal[True] = True
     new: list[str]
     replaced: list[str]
+    kept: list[str]
     unchanged: int
     not_stored: list[str] = Field(description="Large files of the course, kept by digest only and not in the folder.")
 
     @classmethod
-    def of(cls, preview: Preview) -> RestorePreview:
+    def of(cls, preview: Preview, kept: Iterable[str]) -> RestorePreview:
         return cls(
+            kept=[shown(path) for path in kept],
             new=[shown(path) for path in preview.new],
             replaced=[shown(path) for path in preview.replaced],
             unchanged=len(preview.unchanged),

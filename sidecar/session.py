@@ -19,24 +19,25 @@ from pydantic import SecretStr
 
 from datamount.errors import DatamountError, UsageError
 from datamount.merge import MergeReport
+from datamount.objectstore import Limited
 from datamount.session.homecoming import read_merge_report
-from datamount.snapshots import Preview, RestoreReport, SaveResult, Workspace
+from datamount.snapshots import Preview, RestoreReport, SaveResult, Version, Workspace
 from datamount.snapshots.versionfile import Reason
+from sidecar import shared
 from sidecar.autosave import Autosave, Debounce, Fingerprint, changes, lower_priority, scan
-from sidecar.models import LastSave, SaveState
+from sidecar.errors import Busy, ReadOnly
+from sidecar.gateway import gateway_of, under_key
+from sidecar.models import LastSave, Quota, RestorePreview, SaveState
 from sidecar.settings import Settings
+from sidecar.showing import Showing, forget_showing, keep_showing, read_showing, remove_added
 
 log = logging.getLogger("datamount.sidecar")
 
 SHOWN_CHANGES = 50
+NEAR = 0.9
+"""Of a quota: from here on the student is warned."""
 WAITING = 16
 """Saves and restores that may wait for each other; what comes on top is refused, and nothing is lost by that."""
-
-
-class Busy(DatamountError):
-    exit_code = 5
-    http_status = 429
-    title = "Too much at once"
 
 
 class Session:
@@ -66,10 +67,16 @@ class Session:
         self._restoring = False
         self._error: dict[str, Any] | None = None
         self._last: LastSave | None = None
+        self._quota: Quota | None = None
+        self._showing: Showing | None = read_showing(settings.state)
         self._final: Future[bool] | None = None
         self.closing = threading.Event()
         self._autosave = Autosave(
-            Debounce(settings.quiet, settings.at_most), self._look, self._autosave_once, lambda seconds: None
+            Debounce(settings.quiet, settings.at_most),
+            self._look,
+            self._autosave_once,
+            check=self._check_once,
+            check_every=settings.check_every,
         )
 
     # --- Life ---------------------------------------------------------------------------------------------------
@@ -106,7 +113,9 @@ class Session:
             return SaveState(
                 state=(
                     "saving"
-                    if self._saving
+                    if self._saving or self._restoring
+                    else "read-only"
+                    if self._showing
                     else "failed"
                     if self._error
                     else "changed"
@@ -116,6 +125,8 @@ class Session:
                     else "unchanged"
                 ),
                 last=self._last,
+                share=self._showing.share if self._showing else None,
+                quota=self._quota,
                 changed_files=len(changed),
                 changed=changed[:SHOWN_CHANGES],
                 saving=self._saving > 0,
@@ -137,8 +148,8 @@ class Session:
     # --- What it does -------------------------------------------------------------------------------------------
     def save(self, *, message: str = "", reason: Reason = "manual") -> Future[SaveResult]:
         """Save what is in the folder now. The future's result means durable; its exception is ours."""
-        if self.closing.is_set():
-            raise UsageError("the session is ending; its final save is under way.", hint="Start it again.", who="you")
+        self._check_open()
+        self._check_own()
         self._begin(within=WAITING)
         return self._worker.submit(self._save, reason, message)
 
@@ -149,33 +160,67 @@ class Session:
         fails, nothing is restored.
         """
         target = self._inside(into) if into else self.settings.folder
-        if self.closing.is_set():
-            raise UsageError("the session is ending; nothing is restored now.", hint="Start it again.", who="you")
+        self._check_open()
+        self._check_own()
         self._begin(within=WAITING)
         return self._worker.submit(self._restore, version, tuple(paths), target)
 
-    def preview(self, version: str, paths: Sequence[str], into: str | None) -> Preview:
+    def preview(self, version: str, paths: Sequence[str], into: str | None) -> RestorePreview:
         """What `restore` would do to the folder as it is now; writes nothing."""
         target = self._inside(into) if into else self.settings.folder
-        return self.workspace().preview(version, target, paths=tuple(paths))
+        return self._previewed(self.workspace().preview(version, target, paths=tuple(paths)), target)
 
     def merged(self) -> MergeReport | None:
         """What the launch merged."""
         return read_merge_report(self.settings.state)
 
+    # --- The work behind a key or a link --------------------------------------------------------------------------
     def resume(self, key: SecretStr) -> Future[tuple[dict[str, Any], tuple[str, RestoreReport] | None]]:
         """Go on with the work under another work key; what the gateway knows of it, and what a restore brought back.
 
         Refused for a wrong key; nothing has changed then.
         """
-        if self.closing.is_set():
-            raise UsageError("the session is ending; nothing is restored now.", hint="Start it again.", who="you")
+        self._check_open()
+        self._check_own()
         return self._worker.submit(self._resume, key)
 
-    def _resume(self, key: SecretStr) -> tuple[dict[str, Any], tuple[str, RestoreReport] | None]:
-        from sidecar.sharing import gateway
+    def preview_resume(self, key: SecretStr) -> tuple[dict[str, Any], Version | None, RestorePreview | None]:
+        """What `resume` would do: what the gateway knows, the version that would come, and what it would change."""
+        workspace = under_key(self.workspace(), key)
+        found = gateway_of(workspace).resume(key)
+        if not found["versions"]:
+            return found, None, None
+        version = workspace.version()
+        folder = self.settings.folder
+        return found, version, self._previewed(workspace.preview(version, folder), folder)
 
-        found = gateway(self).resume(key)
+    def show(self, secret: SecretStr, into: str | None) -> Future[tuple[str, RestoreReport]]:
+        """Bring somebody's version here, after saving what is there now; that version's id, and the report.
+
+        With `into` its files go below that folder of the student's, and nothing else changes. Without, they take the
+        place of the student's files, and the session is read-only until `end_show`.
+        """
+        target = self._inside(into) if into else self.settings.folder
+        self._check_open()
+        self._check_own()
+        return self._worker.submit(self._show, secret, target)
+
+    def preview_show(self, secret: SecretStr, into: str | None) -> tuple[Version, RestorePreview]:
+        """What `show` would do; writes nothing."""
+        target = self._inside(into) if into else self.settings.folder
+        version = shared.look(gateway_of(self.workspace()).client, secret)
+        return version, self._previewed(self.workspace().preview(version, target), target)
+
+    def end_show(self, *, keep: bool) -> Future[RestoreReport | None]:
+        """Take the student's own files back, or `keep` what is shown as theirs; saving goes on in either case.
+
+        Where the student changed something of what was shown, that becomes a version before it goes.
+        """
+        self._check_open()
+        return self._worker.submit(self._end_show, keep=keep)
+
+    def _resume(self, key: SecretStr) -> tuple[dict[str, Any], tuple[str, RestoreReport] | None]:
+        found = gateway_of(self.workspace()).resume(key)
         with self._opening:
             self._workspace = None
         if not found["versions"]:
@@ -183,6 +228,78 @@ class Session:
         self._begin()
         return found, self._restore("latest", (), self.settings.folder)
 
+    def _show(self, secret: SecretStr, target: Path) -> tuple[str, RestoreReport]:
+        client = gateway_of(self.workspace()).client
+        here = target == self.settings.folder
+        self._set_restoring(restoring=True)
+        try:
+            with shared.copied(client, secret, self.settings.state) as (source, version):
+                self._begin()
+                undo = self._save("auto", "Before a shared version").version
+                assert undo is not None
+                if here:
+                    # Before the first file changes: whatever happens on the way, it is not saved as the student's.
+                    self._set_showing(Showing.of(version.info, undo.id, source.preview(version, target).new))
+                report = source.restore(version, target)
+            if here:
+                with self._lock:
+                    self._covered, self._changed = self._scan(), []
+        finally:
+            self._set_restoring(restoring=False)
+        return undo.id, report
+
+    def _end_show(self, *, keep: bool) -> RestoreReport | None:
+        showing = self._showing
+        if showing is None:
+            return None
+        report = None
+        if not keep:
+            if changes(self._covered, self._scan()):
+                self._begin()
+                self._save("auto", "A shared version, with changes made here")
+            self._set_restoring(restoring=True)
+            try:
+                remove_added(self.settings.folder, showing.added)
+                report = self.workspace().restore(showing.share.undo, self.settings.folder)
+            finally:
+                self._set_restoring(restoring=False)
+        self._set_showing(None)
+        self._begin()
+        self._save(*(("manual", "Kept a shared version") if keep else ("auto", "Own files after a shared version")))
+        return report
+
+    def _previewed(self, preview: Preview, target: Path) -> RestorePreview:
+        there = scan(target, self._ignored) if target.is_dir() else {}
+        touched = {*preview.new, *preview.replaced, *preview.unchanged, *preview.not_stored}
+        return RestorePreview.of(preview, sorted(there.keys() - touched))
+
+    def _check_open(self) -> None:
+        if self.closing.is_set():
+            raise UsageError("the session is ending; its final save is under way.", hint="Start it again.", who="you")
+
+    def _check_own(self) -> None:
+        if self._showing:
+            raise ReadOnly(
+                "this session shows work that somebody shared, so nothing is saved or restored.",
+                hint="Go back to your own files, or keep what is shown as yours; then save.",
+                who="you",
+            )
+
+    def _set_showing(self, showing: Showing | None) -> None:
+        if showing:
+            keep_showing(self.settings.state, showing)
+        else:
+            forget_showing(self.settings.state)
+        with self._lock:
+            self._showing = showing
+        self._notify()
+
+    def _set_restoring(self, *, restoring: bool) -> None:
+        with self._lock:
+            self._restoring = restoring
+        self._notify()
+
+    # --- Saving and restoring, in the worker ----------------------------------------------------------------------
     def _begin(self, *, within: int | None = None) -> None:
         with self._lock:
             if within is not None and self._saving >= within:
@@ -238,7 +355,24 @@ class Session:
             self._covered = before
             self._changed = changes(before, after)
             self._last = LastSave.of(result)
+            self._quota = self._measured(result)
         self._notify()
+
+    def _measured(self, result: SaveResult) -> Quota | None:
+        """The tightest of the limits, without a request."""
+        assert result.version is not None
+        full = bool(result.too_large)
+        found = []
+        if self.settings.max_bytes:
+            used, limit = result.version.bytes, self.settings.max_bytes
+            found.append(Quota(used=used, limit=limit, near=full or used >= NEAR * limit, per="version"))
+        store = self.workspace().store
+        if isinstance(store, Limited):
+            room = store.room()
+            found.append(
+                Quota(used=room.used, limit=room.limit, near=full or room.used >= NEAR * room.limit, per="work")
+            )
+        return max(found, key=lambda quota: quota.used / quota.limit, default=None)
 
     def _restore(self, version: str, paths: tuple[str, ...], target: Path) -> tuple[str, RestoreReport]:
         try:
@@ -249,17 +383,14 @@ class Session:
                 self._saving -= 1
             self._notify()
             raise
-        with self._lock:
-            self._restoring = True
+        self._set_restoring(restoring=True)
         try:
             undo = self._save("auto", f"Before restoring {chosen.info.id}")
             report = workspace.restore(chosen, target, paths=paths)
             self._begin()
             self._save("auto", f"Restored {'files of ' if paths else ''}{chosen.info.id}")
         finally:
-            with self._lock:
-                self._restoring = False
-            self._notify()
+            self._set_restoring(restoring=False)
         assert undo.version is not None
         return undo.version.id, report
 
@@ -271,6 +402,8 @@ class Session:
             with self._lock:
                 self._error = error.problem()
             self._notify()
+            return
+        if self._showing:
             return
         if known or self.settings.save_at_start:
             with self._lock:
@@ -288,16 +421,22 @@ class Session:
 
     def _autosave_once(self) -> bool:
         """Called by the autosave thread; waits for the worker."""
-        if self.closing.is_set():
+        if self.closing.is_set() or self._showing:
             return True
         try:
             return self._worker.submit(self._attempt, "auto").result()
         except RuntimeError:
             return True
 
+    def _check_once(self) -> None:
+        """Called by the autosave thread when nothing was saved for long: a save of what has not changed asks whether
+        the last version is still there, and makes it again where it is not."""
+        if self._last:
+            self._autosave_once()
+
     def _flush(self) -> bool:
         """The last save, only where something is unsaved."""
-        if not self._error and not changes(self._covered, self._scan()):
+        if self._showing or (not self._error and not changes(self._covered, self._scan())):
             return True
         return self._attempt("exit")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,6 +40,10 @@ class Settings(BaseModel):
     """Seconds without a change after which changes are saved. Jupyter's own autosave comes every 120 s."""
     at_most: float = Field(60.0, gt=0)
     """Seconds after the first unsaved change at which it is saved although changes go on."""
+    check_every: float = Field(4 * 3600.0, gt=0)
+    """Seconds without a save after which the store is asked whether the last version is still there."""
+    ends_at: datetime | None = None
+    """When the session ends for certain, where that is known."""
     save_at_start: bool = False
     """Save before the first change is seen: for a folder that may hold unsaved work of an earlier session."""
     home_first: bool = False

@@ -37,8 +37,9 @@ log = logging.getLogger(__name__)
 
 LARGE_PRISTINE = 10 * 1000 * 1000
 """Bytes. A larger file that is exactly as the course ships it is listed, not stored."""
-TRUST = 12 * 3600.0
-"""Seconds for which a version of this folder's own is taken to be there without asking."""
+TRUST = 3.5 * 3600.0
+"""Seconds for which a version of this folder's own is taken to be there without asking. Less than the sidecar's
+`check_every`, so that each of its checks asks."""
 TRUST_OTHERS = 300.0
 """The same for a version of another writer, whose session may thin it out."""
 THIN_EVERY = 32

@@ -11,6 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ import uvicorn
 from datamount.errors import Unavailable
 from datamount.merge import FileChange, MergeReport
 from datamount.session.homecoming import MERGE_FILE
-from datamount.snapshots import Workspace
+from datamount.snapshots import Workspace, saving
 from datamount.status import Status, StatusFile
 from sidecar.__main__ import TOKEN_FILE, keep_token, make_session, read_settings
 from sidecar.app import STREAMS, create_app
-from sidecar.session import WAITING, Busy, Session
+from sidecar.errors import Busy
+from sidecar.session import WAITING, Session
 from sidecar.settings import Settings
 
 TOKEN = "t" * 43
@@ -224,13 +226,14 @@ def test_restore_of_one_file_beside(api: httpx.Client, settings: Settings) -> No
 
 
 def test_restore_can_be_tried_first(api: httpx.Client, settings: Settings) -> None:
-    """A dry run says what would be new and replaced, writes nothing and saves nothing."""
+    """A dry run says what would be new, replaced and kept, writes nothing and saves nothing."""
     one = api.post(f"{API}/snapshots", json={}).json()["snapshot"]["id"]
     (settings.folder / "notes/a b.txt").write_text("edited")
     (settings.folder / "report.ipynb").unlink()
+    (settings.folder / "later.txt").write_text("made since")
     found = api.post(f"{API}/snapshots/{one}/restore", json={"dry_run": True}).json()
-    expected = {"dry_run": True, "new": ["report.ipynb"], "replaced": ["notes/a b.txt"], "unchanged": 0}
-    assert found == expected | {"not_stored": []}
+    expected = {"dry_run": True, "new": ["report.ipynb"], "replaced": ["notes/a b.txt"], "kept": ["later.txt"]}
+    assert found == expected | {"unchanged": 0, "not_stored": []}
     assert (settings.folder / "notes/a b.txt").read_text() == "edited"
     assert not (settings.folder / "report.ipynb").exists()
     assert len(api.get(f"{API}/snapshots").json()) == 1
@@ -474,6 +477,44 @@ def test_autosave_and_edits_of_a_killed_session(settings: Settings) -> None:
     following.start()
     following.close()
     assert [info.reason for info in following.workspace().versions()] == ["auto", "manual"]
+
+
+def test_the_last_version_is_looked_for_now_and_then(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When nothing was saved for `check_every`, the store is asked; a version that is gone there is made again, and
+    before the first save nothing is made."""
+    monkeypatch.setattr(saving, "TRUST", 0.0)
+    session = make_session(settings.model_copy(update={"autosave": True, "check_every": 1.0}))
+    session.start()
+    time.sleep(3)
+    assert session.workspace().versions() == []
+    saved = session.save().result().version
+    assert saved is not None
+    next(Path(settings.store.removeprefix("file://")).rglob(f"{saved.id}.json")).unlink()
+    until = time.monotonic() + 60
+    while not (found := session.workspace().ids()):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    assert saved.id not in found
+    assert session.close()
+
+
+def test_what_is_near_its_limit_is_told(settings: Settings) -> None:
+    """The status tells how much of the limit is taken, what did not fit, and when the session ends."""
+    ends = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    session = make_session(settings.model_copy(update={"max_bytes": 1000, "ends_at": ends}))
+    assert session.save().result().created
+    quota = session.state().quota
+    assert quota is not None
+    assert (quota.limit, quota.near, quota.per) == (1000, False, "version")
+    assert quota.used == sum(path.stat().st_size for path in settings.folder.rglob("*") if path.is_file())
+    (settings.folder / "large.bin").write_bytes(bytes(5000))
+    session.save().result()
+    state = session.state()
+    assert state.quota is not None
+    assert state.quota.near
+    assert state.last is not None
+    assert state.last.too_large == ["large.bin"]
+    session.close()
 
 
 def test_the_status_has_the_datasets(api: httpx.Client, settings: Settings) -> None:

@@ -1,0 +1,122 @@
+"""Looking before taking: the work behind a key or a link, previewed and shown through the sidecar, with a gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import servers
+from tests.gateway import GatewaySite, running_gateway
+from tests.integration.test_gateway_sidecar import sidecar
+
+
+@pytest.fixture
+def site(tmp_path: Path, s3: servers.S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewaySite]:
+    with running_gateway(tmp_path, s3, monkeypatch, anonymous=True, hub_url="https://hub.example.edu") as found:
+        yield found
+
+
+def begin(folder: Path, **files: str) -> Path:
+    work = folder / "work"
+    work.mkdir(parents=True)
+    for name, text in files.items():
+        (work / f"{name}.txt").write_text(text)
+    return work
+
+
+def read(work: Path) -> dict[str, str]:
+    return {path.relative_to(work).as_posix(): path.read_text() for path in work.rglob("*.txt")}
+
+
+def saved(api: httpx.Client) -> str:
+    return str(api.post("/snapshots", json={}).json()["snapshot"]["id"])
+
+
+def test_a_key_is_looked_at_before_it_is_taken(site: GatewaySite, tmp_path: Path) -> None:
+    """A dry run of a resume key says which version would come and what it would change, and changes nothing: not the
+    files, not the key that this session saves under. The key comes with a link."""
+    begin(tmp_path / "one", report="hours of work", figures="new")
+    with sidecar(tmp_path / "one", site, "org-course-x1") as api:
+        version = saved(api)
+        given = api.get("/resume").json()
+    assert given["link"] == f"https://hub.example.edu/hub/user-redirect/lab#datamount={given['key']}"
+    work = begin(tmp_path / "two", report="begun anew", mine="mine")
+    with sidecar(tmp_path / "two", site, "org-course-x2") as api:
+        before = read(work)
+        found = api.post("/resume", json={"key": given["key"], "dry_run": True}).json()
+        assert found["version"]["id"] == version
+        preview = found["preview"]
+        assert (preview["new"], preview["replaced"], preview["kept"]) == (["figures.txt"], ["report.txt"], ["mine.txt"])
+        assert read(work) == before
+        assert api.get("/resume").json() == {"kind": "work-key", "key": None, "link": None}
+        assert api.get("/snapshots").json() == []
+        assert api.post("/resume", json={"key": "dmk_" + "A" * 43, "dry_run": True}).status_code == 403
+        api.post("/resume", json={"key": given["key"]})
+        assert read(work) == {"report.txt": "hours of work", "figures.txt": "new", "mine.txt": "mine"}
+
+
+def test_a_share_is_shown_read_only_and_given_back(site: GatewaySite, tmp_path: Path) -> None:
+    """A link shows its version in place of one's own files; meanwhile nothing is saved or restored, also by a sidecar
+    that is started again; at the end one's own files are back as they were, and what was changed is in the history."""
+    shared = begin(tmp_path / "one", report="hours of work", figures="new")
+    (shared / "sub").mkdir()
+    (shared / "sub/deep.txt").write_text("deep")
+    with sidecar(tmp_path / "one", site, "org-course-x1") as api:
+        version = saved(api)
+        secret = api.post("/shares", json={}).json()["secret"]
+    work = begin(tmp_path / "two", report="my own", mine="mine")
+    own = read(work)
+    with sidecar(tmp_path / "two", site, "org-course-x2") as api:
+        looked = api.post("/shared", json={"secret": secret, "dry_run": True}).json()
+        assert looked["version"]["id"] == version
+        assert (looked["preview"]["replaced"], looked["preview"]["kept"]) == (["report.txt"], ["mine.txt"])
+        assert read(work) == own
+        assert api.post("/shared", json={"secret": "dms_" + "A" * 43}).status_code == 404
+        assert read(work) == own
+        shown = api.post("/shared", json={"secret": secret})
+        assert shown.status_code == 200, shown.text
+        assert sorted(shown.json()["restored"]) == ["figures.txt", "report.txt", "sub/deep.txt"]
+        assert read(work) == {
+            "report.txt": "hours of work",
+            "figures.txt": "new",
+            "mine.txt": "mine",
+            "sub/deep.txt": "deep",
+        }
+        state = api.get("/status").json()["save"]
+        assert (state["state"], state["share"]["version"]) == ("read-only", version)
+        for path, body in (("/snapshots", {}), ("/snapshots/latest/restore", {}), ("/resume", {"key": "dmk_x"})):
+            refused = api.post(path, json=body)
+            assert refused.status_code == 409
+            assert refused.json()["title"] == "Read-only share"
+    with sidecar(tmp_path / "two", site, "org-course-x2") as api:
+        assert api.get("/status").json()["save"]["state"] == "read-only"
+        (work / "figures.txt").write_text("tried something")
+        assert api.post("/shared/end", json={}).status_code == 200
+        assert read(work) == own
+        assert not (work / "sub").exists()
+        assert api.get("/status").json()["save"]["state"] == "saved"
+        kept = next(v for v in api.get("/snapshots").json() if "with changes made here" in v["message"])
+        assert api.get(f"/snapshots/{kept['id']}/files/figures.txt").text == "tried something"
+
+
+def test_a_share_becomes_ones_own_or_comes_beside(site: GatewaySite, tmp_path: Path) -> None:
+    """What is shown can be kept as one's own work, which is then saved; or comes into a folder beside, where nothing
+    else changes and saving goes on."""
+    begin(tmp_path / "one", report="hours of work")
+    with sidecar(tmp_path / "one", site, "org-course-x1") as api:
+        saved(api)
+        secret = api.post("/shares", json={}).json()["secret"]
+    work = begin(tmp_path / "two", report="my own")
+    with sidecar(tmp_path / "two", site, "org-course-x2") as api:
+        assert api.post("/shared", json={"secret": secret, "into": "shared"}).status_code == 200
+        assert read(work) == {"report.txt": "my own", "shared/report.txt": "hours of work"}
+        assert api.get("/status").json()["save"]["state"] != "read-only"
+        assert api.post("/shared", json={"secret": secret, "into": "/etc"}).status_code == 400
+        api.post("/shared", json={"secret": secret})
+        assert api.post("/shared/end", json={"keep": True}).json() == {"restored": []}
+        assert read(work)["report.txt"] == "hours of work"
+        assert api.get("/snapshots/latest/files/report.txt").text == "hours of work"
+        assert api.get("/status").json()["save"]["state"] == "saved"
