@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow check bench dist clean setup debian labextension
+.PHONY: help demo test test-slow test-mysql check bench dist clean setup debian labextension
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -35,6 +35,14 @@ test: setup ## All quick tests
 
 test-slow: setup ## The long suites: faults, crashes, models, pods
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m slow $(ARGS)
+
+test-mysql: setup ## The MariaDB tests on Oracle's MySQL (Debian's, unpacked below .cache; TEST_MYSQL=DIR for another)
+	$(if $(TEST_MYSQL),,sh tests/mysql.sh .cache/mysql)
+	TEST_MYSQL=$(or $(TEST_MYSQL),.cache/mysql) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(MYSQL_TESTS) $(ARGS)
+
+# MariaDB's own types, and a server without TLS, are none of MySQL's.
+MYSQL_TESTS := $(wildcard tests/integration/test_*mysql*.py) tests/conformance/drivers tests/integration/test_pod_controller.py \
+  -k "mysql and not uuid and not inet6 and not required_tls_fails or test_pod_controller"
 
 check: $(VENV)/.installed ## Style, types, import contracts
 	$(BIN)/ruff check .

@@ -33,8 +33,8 @@ def s3() -> Iterator[servers.S3Server]:
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[servers.MariaDBServer]:
-    """A running, private MariaDB."""
-    yield from servers.running(servers.MariaDBServer())
+    """A running, private MariaDB; or (TEST_MYSQL: its folder) a MySQL."""
+    yield from servers.running(servers.mariadb_or_mysql())
 
 
 @pytest.fixture(scope="session")

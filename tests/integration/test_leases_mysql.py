@@ -45,7 +45,7 @@ def database(mariadb: MariaDBServer) -> str:
         "CREATE USER datamount@'%' IDENTIFIED BY 'planted-admin'",
         r"GRANT SELECT ON `course\_1`.* TO datamount@'%' WITH GRANT OPTION",
         "GRANT SELECT (User, Host, max_updates) ON mysql.user TO datamount@'%'",
-        "GRANT CREATE USER, PROCESS, CONNECTION ADMIN ON *.* TO datamount@'%'",
+        f"GRANT CREATE USER, PROCESS, {mariadb.connection_admin} ON *.* TO datamount@'%'",
     )
     return "course_1"
 
@@ -366,7 +366,8 @@ def test_two_controllers_at_once_do_no_harm(
 
 def test_accounts_that_are_not_ours_are_left_alone(site: Site, mariadb: MariaDBServer) -> None:
     """An account whose name only begins like ours is never dropped."""
-    mariadb.execute("CREATE OR REPLACE USER dm_admin@'%'", "CREATE OR REPLACE USER dmx@'%'")
+    for user in ("dm_admin", "dmx"):
+        mariadb.execute(f"DROP USER IF EXISTS {user}@'%'", f"CREATE USER {user}@'%'")
     reaper(site, site.replica()).pass_once()
     assert "dm_admin" in accounts(mariadb)
     mariadb.execute("DROP USER dm_admin@'%', dmx@'%'")
@@ -467,7 +468,7 @@ def tls_mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDBSer
     for name, content in (("ca", authority.certificate), ("crt", pair.certificate), ("key", pair.key)):
         (folder / name).write_bytes(content)
     options = [f"--ssl-ca={folder / 'ca'}", f"--ssl-cert={folder / 'crt'}", f"--ssl-key={folder / 'key'}"]
-    yield from servers.running(MariaDBServer(options=options))
+    yield from servers.running(servers.mariadb_or_mysql(options))
 
 
 def test_sessions_must_use_tls_where_it_is_offered(tls_mariadb: MariaDBServer, tmp_path: Path) -> None:

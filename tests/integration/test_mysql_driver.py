@@ -27,6 +27,7 @@ from datamount.errors import DatamountError, NotFound, Refused, Unavailable, Usa
 from datamount.manifest import Dataset
 from tests import servers
 from tests.servers import MariaDBServer
+from tests.servers.mariadb import numbers
 
 ROWS = 60_000
 
@@ -67,7 +68,7 @@ def notes(mariadb: MariaDBServer) -> Course:
     course.execute(
         "CREATE TABLE noteevents (row_id INT PRIMARY KEY, subject_id INT, category VARCHAR(40), text TEXT)",
         "INSERT INTO noteevents SELECT seq, seq MOD 100, IF(seq MOD 3, 'ECG', 'RADIOLOGY_REPORT'), REPEAT(MD5(seq), 20)"
-        f" FROM mysql.seq_1_to_{ROWS}",
+        f" FROM {numbers(ROWS)}",
     )
     return course
 
@@ -81,7 +82,7 @@ def test_all_tables_show_one_instant(course: Course) -> None:
     """Tables that one transaction changes together arrive as they were together, while a writer keeps committing."""
     course.execute("CREATE TABLE a (id INT PRIMARY KEY, n INT)", "CREATE TABLE b (id INT PRIMARY KEY, n INT)")
     for table in "ab":
-        course.execute(f"INSERT INTO {table} SELECT seq, 0 FROM mysql.seq_1_to_2000")
+        course.execute(f"INSERT INTO {table} SELECT seq, 0 FROM {numbers(2000)}")
     stop, commits = threading.Event(), 0
 
     def write() -> None:
@@ -262,7 +263,7 @@ def test_an_early_end_is_cheap_and_honest(notes: Course) -> None:
 
 def test_killed_in_the_middle_is_transient(notes: Course) -> None:
     """A connection that the server kills while rows flow is Unavailable and transient; the next open has every row."""
-    notes.execute("CREATE VIEW `long` AS SELECT n.* FROM noteevents n CROSS JOIN mysql.seq_1_to_6")
+    notes.execute(f"CREATE VIEW `long` AS SELECT n.* FROM noteevents n CROSS JOIN {numbers(6)}")
     with contextlib.closing(notes.driver({"long": {}})) as driver:
         [item] = driver.plan(driver.resolve())
         chunks = driver.open(item)
@@ -323,7 +324,7 @@ def test_error_by_number(notes: Course, kind: str) -> None:
 def test_too_many_connections_may_pass(notes: Course) -> None:
     """An account at its limit of connections is told as such, and as something that may pass."""
     user, password = notes.server.make_user(notes.database)
-    notes.execute(f"GRANT USAGE ON *.* TO {user}@'%' WITH MAX_USER_CONNECTIONS 1")
+    notes.execute(f"ALTER USER {user}@'%' WITH MAX_USER_CONNECTIONS 1")
     credential = Credential(user=user, password=password)
     with (
         contextlib.closing(notes.driver({}, credential)) as first,
@@ -364,19 +365,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MariaDBServe
         subprocess.run([openssl, *command.split()], cwd=folder, check=True, capture_output=True, timeout=60)
     options = [f"--ssl-cert={folder}/server.pem", f"--ssl-key={folder}/server.key", "--require-secure-transport=ON"]
 
-    class Server(MariaDBServer):
-        def connect(self, **options: Any) -> Any:
-            return pymysql.connect(
-                host=self.host,
-                port=self.port,
-                user=options.get("user", "root"),
-                password=self.root_password,
-                database=options.get("database"),
-                autocommit=True,
-                ssl={"verify_mode": "none"},
-            )
-
-    for server in servers.running(Server(options=options)):
+    for server in servers.running(servers.mariadb_or_mysql(options)):
         yield server, (folder / "ca.pem").read_text()
 
 

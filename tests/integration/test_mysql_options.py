@@ -62,7 +62,7 @@ def deliver(mariadb: MariaDBServer, tmp_path: Path) -> Deliver:
     def deliver(password: str, name: str = "course-db") -> tuple[Path, str]:
         user, _ = mariadb.make_user(database)
         with contextlib.closing(mariadb.connect()) as connection, connection.cursor() as cursor:
-            cursor.execute("SET PASSWORD FOR %s@'%%' = PASSWORD(%s)", (user, password))
+            cursor.execute("ALTER USER %s@'%%' IDENTIFIED BY %s", (user, password))
         connection = _driver(mariadb, database, name, Credential(user=user, password=password)).connect()
         for file, text in connection.files.items():
             (tmp_path / file).parent.mkdir(exist_ok=True)

@@ -20,6 +20,7 @@ from datamount.credentials import Credential
 from datamount.drivers.mysql import MySQLDriver
 from datamount.manifest import Dataset
 from tests.servers import MariaDBServer
+from tests.servers.mariadb import numbers
 
 
 @dataclass(frozen=True)
@@ -252,12 +253,12 @@ def test_many_groups(mariadb: MariaDBServer, database: str, read: Read) -> None:
     mariadb.execute(
         f"CREATE TABLE {database}.many (id INT PRIMARY KEY, word VARCHAR(400), number BIGINT) ENGINE=InnoDB",
         f"INSERT INTO {database}.many SELECT seq, IF(seq MOD 5 = 0, NULL, REPEAT(CHAR(97 + seq MOD 26), seq MOD 400)), "
-        "IF(seq MOD 7 = 0, NULL, -seq * 1000003) FROM mysql.seq_1_to_200000",
+        f"IF(seq MOD 7 = 0, NULL, -seq * 1000003) FROM {numbers(200_000)}",
     )
 
     got = read("many")
 
-    numbers = range(1, 200_001)
-    assert got["id"].to_pylist() == list(numbers)
-    assert got["word"].to_pylist() == [None if n % 5 == 0 else chr(97 + n % 26) * (n % 400) for n in numbers]
-    assert got["number"].to_pylist() == [None if n % 7 == 0 else -n * 1000003 for n in numbers]
+    keys = range(1, 200_001)
+    assert got["id"].to_pylist() == list(keys)
+    assert got["word"].to_pylist() == [None if n % 5 == 0 else chr(97 + n % 26) * (n % 400) for n in keys]
+    assert got["number"].to_pylist() == [None if n % 7 == 0 else -n * 1000003 for n in keys]

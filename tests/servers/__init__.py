@@ -11,6 +11,7 @@ port and data, so that a test can take a server away. The classes need nothing o
 
 from tests.servers.base import Server, answers, require, running
 from tests.servers.mariadb import MariaDBServer
+from tests.servers.mysql import mariadb_or_mysql
 from tests.servers.pachyderm import PachydermServer, RunningPachd
 from tests.servers.process import Missing, Process, ServerFailed, dying_with_us, free_port, program
 from tests.servers.quilt import push_package
@@ -33,6 +34,7 @@ __all__ = [
     "answers",
     "dying_with_us",
     "free_port",
+    "mariadb_or_mysql",
     "program",
     "push_package",
     "require",

@@ -17,6 +17,9 @@ from tests.servers.process import ServerFailed, free_port, program
 class MariaDBServer(Server):
     """A private MariaDB: own data folder, Unix socket and TCP port, `root` with a random password."""
 
+    connection_admin = "CONNECTION ADMIN"
+    """The right to end connections of others, as GRANT spells it here."""
+
     def __init__(self, folder: Path | None = None, *, port: int | None = None, options: Sequence[str] = ()) -> None:
         super().__init__(folder)
         self.port = port or free_port()
@@ -125,3 +128,12 @@ class MariaDBServer(Server):
             f"CREATE USER '{user}'@'%' IDENTIFIED BY '{password}'", f"GRANT SELECT ON `{database}`.* TO '{user}'@'%'"
         )
         return user, password
+
+
+def numbers(count: int) -> str:
+    """A table for FROM, of one column `seq`: the numbers from 1 to `count`. MariaDB's sequences, for MySQL too."""
+    digits = " UNION ALL ".join(f"SELECT {digit} AS d" for digit in range(10))
+    places = range(len(str(count)))
+    value = "1 + " + " + ".join(f"d{place}.d * {10**place}" for place in places)
+    tables = ", ".join(f"({digits}) AS d{place}" for place in places)
+    return f"(SELECT {value} AS seq FROM {tables} HAVING seq <= {count}) AS numbers"
