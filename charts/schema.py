@@ -87,6 +87,7 @@ def schema() -> Schema:
             apiServerCIDRs=networks,
             egressPorts=ports,
             extraEgress=objects,
+            metricsFrom=objects,
             sessions=_object(enabled=flag, extraEgress=objects),
         ),
         podDisruptionBudget=_object(enabled=flag),

@@ -19,7 +19,7 @@ from datamount.controller.auth import Authenticator, Session
 from datamount.controller.events import Progress, ProgressEvents
 from datamount.controller.leases import MAX_ID, LeaseAnswer, LeaseRequest, Leases
 from datamount.controller.limits import BodyLimit
-from datamount.controller.metrics import CONTENT_TYPE, Metrics
+from datamount.controller.metrics import Metrics
 from datamount.controller.settings import Settings
 from datamount.errors import DatamountError, UsageError
 from datamount.inject import InjectSettings, inject
@@ -154,7 +154,7 @@ def _add_progress(app: FastAPI, events: ProgressEvents) -> None:
 
 
 def add_service(app: FastAPI, controller: Controller) -> None:
-    """The routes for probes and Prometheus."""
+    """The routes for probes. Metrics are on a port of their own (`MetricsServer`)."""
 
     @app.get("/healthz", tags=["service"])
     async def healthz() -> dict[str, str]:
@@ -168,10 +168,6 @@ def add_service(app: FastAPI, controller: Controller) -> None:
         if reasons:
             raise NotReady(" ".join(reasons))
         return {"status": "ok"}
-
-    @app.get("/metrics", tags=["service"])
-    def exposition() -> Response:
-        return Response(controller.metrics.text(), media_type=CONTENT_TYPE)
 
 
 class NotReady(DatamountError):

@@ -17,7 +17,7 @@ from datamount.controller.certificates import CHECK_SECONDS, FILE_SECONDS, Mount
 from datamount.controller.events import ProgressEvents
 from datamount.controller.kube import Kube
 from datamount.controller.leases import Leases
-from datamount.controller.metrics import Metrics
+from datamount.controller.metrics import Metrics, MetricsServer
 from datamount.controller.policy import PolicyFile
 from datamount.controller.reaper import Reaper
 from datamount.controller.settings import Settings
@@ -63,6 +63,10 @@ def serve(settings: Settings, kube: Kube) -> None:
     if served is not None:
         made.start.append(served.start)
         made.stop.append(served.stop)
+    if settings.metrics_port is not None:
+        metrics = MetricsServer(made.metrics, settings.host, settings.metrics_port)
+        made.start.append(metrics.start)
+        made.stop.append(metrics.stop)
     config = server_config(create_app(made), served, host=settings.host, port=settings.port)
     log.info("controller: listening on %s:%d, sessions in %s", settings.host, settings.port, settings.namespaces)
     asyncio.run(uvicorn.Server(config).serve())

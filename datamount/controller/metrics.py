@@ -6,10 +6,8 @@ gauge that every replica sets from what the databases hold, so take its maximum,
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 _LONG_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 900, 3600)
 _AGE_SECONDS = (10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
@@ -78,3 +76,19 @@ class Metrics:
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self.registry)
+
+
+class MetricsServer:
+    """Serves the metrics over plain HTTP on a port of their own, which a NetworkPolicy can keep sessions from: they
+    tell how many work here and how often one was refused, and the sessions' port is open to every notebook."""
+
+    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
+        self._metrics, self._host, self._port = metrics, host, port
+
+    def start(self) -> None:
+        self._server, self._thread = start_http_server(self._port, self._host, self._metrics.registry)
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)

@@ -67,6 +67,9 @@ class Settings(_Model):
     )
     host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104  (a pod listens on its own address)
     port: int = Field(8443, ge=0, le=65535, description="Port to listen on.")
+    metrics_port: int | None = Field(
+        9090, ge=1, le=65535, description="Port of the metrics, plain HTTP, apart from the sessions'; null: none."
+    )
     tls: TLS = TLS.model_validate({})
     audience: str = Field("datamount", description="Audience that a session's token must be made for.")
     review_seconds: Annotated[float, Field(ge=0, le=60)] = Field(

@@ -212,11 +212,11 @@ def test_the_policy_is_read_again(site: Site, client: TestClient, pod: Object) -
     site.write_policy("credentials: [planted-in-policy")
     client.policy.read()  # type: ignore[attr-defined]
     assert client.post(f"/v1/leases/{given}/renew", headers=bearer(token)).status_code == 200
-    assert "datamount_policy_valid 0.0" in client.get("/metrics").text
+    assert "datamount_policy_valid 0.0" in site.metrics().decode()
     assert "planted-in-policy" not in json.dumps(site.audit())
     site.write_policy({"version": 1})
     client.policy.read()  # type: ignore[attr-defined]
-    assert "datamount_policy_valid 1.0" in client.get("/metrics").text
+    assert "datamount_policy_valid 1.0" in site.metrics().decode()
     refused(site, client.post(f"/v1/leases/{given}/renew", headers=bearer(token)), 403, "no such credential")
 
 
@@ -269,7 +269,7 @@ def test_progress_is_told_in_few_new_events(site: Site, client: TestClient, pod:
     assert "planted" not in json.dumps(events)
     states = [tell(("fetching", "failed")[number % 2], dataset=f"d{number // 10}") for number in range(200)]
     assert sum(states) == site.settings.events.per_pod - 2
-    assert 'datamount_dataset_bytes_total{kind="quilt"} 5.0' in client.get("/metrics").text
+    assert 'datamount_dataset_bytes_total{kind="quilt"} 5.0' in site.metrics().decode()
 
 
 def test_what_the_controller_asks_of_the_api_server(site: Site, client: TestClient, pod: Object) -> None:

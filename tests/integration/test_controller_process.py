@@ -31,10 +31,10 @@ class Replica(Server):
 
     def __init__(self, folder: Path, settings: dict[str, Any], kubeconfig: Path) -> None:
         super().__init__(folder)
-        self.port = free_port()
+        self.port, self.metrics_port = free_port(), free_port()
         self.kubeconfig = kubeconfig
         self.config = folder / "controller.yaml"
-        self.config.write_text(yaml.safe_dump(settings | {"port": self.port}))
+        self.config.write_text(yaml.safe_dump(settings | {"port": self.port, "metrics_port": self.metrics_port}))
 
     def command(self) -> list[str | Path]:
         return [sys.executable, "-m", "datamount", "controller", "--config", self.config]
@@ -46,6 +46,10 @@ class Replica(Server):
         with contextlib.suppress(OSError):
             return self.call("GET", "/readyz")[0] == 200
         return False
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=20) as answer:
+            return str(answer.read().decode())
 
     def call(self, method: str, path: str, body: Any = None, *, token: str = "") -> tuple[int, Any]:
         data = json.dumps(body).encode() if body is not None else None
@@ -227,12 +231,14 @@ def test_a_whole_life(kube: KubeServer, replicas: list[Replica], mariadb: MariaD
         mariadb.connect(**login)
 
     (tmp_path / "policy.yaml").write_text("credentials: planted-static-secret")
-    wait(lambda: "datamount_policy_valid 0.0" in two.call("GET", "/metrics")[1])
+    wait(lambda: "datamount_policy_valid 0.0" in two.metrics())
+    assert two.call("GET", "/metrics")[0] == 404
+    metrics = two.metrics()
     two.stop()
     logs = [(replica.folder / "server.log").read_text() for replica in (one, two)]
     kinds = {json.loads(line)["event"] for log in logs for line in log.splitlines() if line.startswith('{"time"')}
     assert kinds >= {"policy", "lease", "renewal", "refused", "failed", "reaped"}
-    everything = "\n".join([*logs, json.dumps(seen), json.dumps(kube.events())])
+    everything = "\n".join([*logs, metrics, json.dumps(seen), json.dumps(kube.events())])
     for secret in secrets:
         assert secret not in everything
     assert "203.0.113.77" not in everything

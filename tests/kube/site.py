@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,8 @@ class Site:
     settings: Settings
     secrets: dict[str, str] = field(default_factory=dict)
     """Everything that must stand nowhere: planted by name."""
+    metrics: Callable[[], bytes] = bytes
+    """What Prometheus would read of the latest replica."""
 
     def secret_file(self, name: str, value: str) -> str:
         self.secrets[name] = value
@@ -70,6 +72,7 @@ class Site:
     def replica(self) -> Controller:
         """A controller of its own; nothing of it runs until it is served. Its policy is read."""
         made = controller(self.settings, Kube(self.kube.client()))
+        self.metrics = made.metrics.text
         made.start.clear()
         made.stop.clear()
         return made

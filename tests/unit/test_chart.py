@@ -411,6 +411,38 @@ def test_sessions_reach_the_controller() -> None:
     assert rule["ports"][0]["port"] == pod["spec"]["containers"][0]["ports"][0]["name"]
 
 
+def test_sessions_do_not_reach_the_metrics() -> None:
+    """The metrics are on a port of their own, which the sessions' policy does not open and which the controller's opens
+    to Prometheus only, or to nobody."""
+    pod = one(render(minimal()), "Deployment")["spec"]["template"]["spec"]
+    ports = {port["name"]: port["containerPort"] for port in pod["containers"][0]["ports"]}
+    assert ports == {"https": 8443, "metrics": 9090}
+    for values in (minimal(networkPolicy={"sessions": {"enabled": True}}), values_of("full")):
+        opened = [
+            (rule.get("from") or rule.get("to"), port["port"])
+            for found in render(values)
+            if found["kind"] == "NetworkPolicy"
+            for rule in [*found["spec"].get("ingress", []), *found["spec"]["egress"]]
+            for port in rule["ports"]
+        ]
+        metrics = [who for who, port in opened if port == "metrics"]
+        assert all("component: singleuser-server" not in yaml.safe_dump(who) for who in metrics)
+        assert len(metrics) == ("serviceMonitor" in values)
+    service = one(render(values_of("full")), "Service")["spec"]
+    assert {port["name"]: port["targetPort"] for port in service["ports"]} == {"https": "https", "metrics": "metrics"}
+
+
+def test_accounts_of_two_releases_are_told_apart() -> None:
+    """Each release has a name of its own for its database accounts, which the operator may replace."""
+
+    def installation(release: str, values: Object) -> str:
+        found = one(render(values, release=release), "ConfigMap", f"{release}-datamount-settings")
+        return str(yaml.safe_load(found["data"]["controller.yaml"])["installation"])
+
+    assert installation("one", minimal()) == f"{NAMESPACE}/one"
+    assert installation("two", minimal(controller={"installation": "east"})) == "east"
+
+
 def test_injected_pod_names_what_the_chart_makes(tmp_path: Path) -> None:
     """A pod that the rendered settings inject mounts the authority's ConfigMap and calls the chart's Service."""
     objects = render(minimal())

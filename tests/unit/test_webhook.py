@@ -72,7 +72,10 @@ def make_review(pod: Any, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def client() -> TestClient:
-    return TestClient(create_app(Controller(Settings(), INJECT)), raise_server_exceptions=False)
+    made = Controller(Settings(), INJECT)
+    client = TestClient(create_app(made), raise_server_exceptions=False)
+    client.metrics = made.metrics.text  # type: ignore[attr-defined]
+    return client
 
 
 def post(client: TestClient, body: Any) -> Any:
@@ -104,7 +107,7 @@ def refuse_constant(name: str) -> Any:
 
 
 def count(client: TestClient, name: str) -> float:
-    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith(name + " ")]
+    lines = [line for line in client.metrics().decode().splitlines() if line.startswith(name + " ")]
     return float(lines[0].rpartition(" ")[2]) if lines else 0.0
 
 

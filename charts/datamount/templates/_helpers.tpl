@@ -64,6 +64,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := set $tls "ca_config_map" (include "datamount.caConfigMap" .) -}}
 {{- $_ := set $tls "days" (int .Values.certificates.days) -}}
 {{- $settings := dict "namespace" .Release.Namespace "service" (include "datamount.controller" .) -}}
+{{- $_ := set $settings "installation" (printf "%s/%s" .Release.Namespace .Release.Name) -}}
 {{- $_ := set $settings "namespaces" .Values.sessionNamespaces -}}
 {{- $_ := set $settings "tls" $tls -}}
 {{- $_ := set $settings "inject" "/etc/datamount/settings/inject.yaml" -}}
