@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from datamount import names
 from datamount.drivers.base import Driver, Pin
 from datamount.errors import Refused
-from datamount.manifest import Dataset
+from datamount.manifest import Dataset, links
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -163,10 +163,10 @@ def hosts(dataset: Dataset) -> Iterator[tuple[str, int]]:
     """Hosts and ports that the manifest itself names. What a credential redirects to is the operator's."""
     if dataset.mysql:
         yield dataset.mysql.host, dataset.mysql.port
-    links = [dataset.pachyderm.address] if dataset.pachyderm else []
-    links += [source.endpoint_url for source in (dataset.s3, dataset.quilt) if source]
-    links += dataset.url.split("::") if dataset.url else []
-    for link in filter(None, links):
+    addresses = [dataset.pachyderm.address] if dataset.pachyderm else []
+    addresses += [source.endpoint_url for source in (dataset.s3, dataset.quilt) if source]
+    addresses += links(dataset.url) if dataset.url else []
+    for link in filter(None, addresses):
         scheme = link.partition("://")[0]
         if scheme not in _PORTS:
             continue

@@ -31,7 +31,7 @@ from datamount.drivers import files
 from datamount.drivers.archives import Archive
 from datamount.drivers.base import Buffer, Digest, Driver, Item, Pin, safe_path
 from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError, VerificationFailed
-from datamount.manifest import URL, Dataset
+from datamount.manifest import URL, Dataset, links
 
 SILENCE_SECONDS = 30
 CHUNK = 1 << 20
@@ -59,9 +59,10 @@ class URLDriver(Driver[URL]):
         self._opened: Archive | None = None
         self._sha256 = ""
         self.place: Place
-        if "::" not in source.url and urlsplit(source.url).scheme in ("http", "https"):
+        single = len(links(source.url)) == 1
+        if single and urlsplit(source.url).scheme in ("http", "https"):
             self.place = WebPlace(self)
-        elif "::" not in source.url and urlsplit(source.url).scheme == "file":
+        elif single and urlsplit(source.url).scheme == "file":
             self.place = FilePlace(self)
         elif "://" in source.url:
             self.place = FsspecPlace(self)
@@ -389,7 +390,7 @@ class FsspecPlace(Place):
 def shown(url: str) -> str:
     """The URL for messages: without user, password and query, which may hold secrets."""
     parts = []
-    for part in url.split("::"):
+    for part in links(url):
         base = part.partition("?")[0].partition("#")[0]
         scheme, separator, rest = base.rpartition("://")
         host, slash, path = rest.partition("/")
@@ -399,7 +400,7 @@ def shown(url: str) -> str:
 
 def file_name(url: str) -> str:
     """The last part of the path, decoded; "" where the URL ends in a slash."""
-    address = url.split("::", maxsplit=1)[0]
+    address = links(url)[0]
     if urlsplit(address).scheme in ("http", "https", "file"):
         return unquote(urlsplit(address).path).rpartition("/")[2]
     return address.partition("://")[2].rpartition("/")[2]

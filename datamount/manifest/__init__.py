@@ -17,6 +17,7 @@ from datamount.manifest.values import (
     PachydermName,
     Sha256,
     TableName,
+    links,
     parse_size,
 )
 
@@ -40,5 +41,6 @@ __all__ = [
     "Table",
     "TableName",
     "json_schema",
+    "links",
     "parse_size",
 ]

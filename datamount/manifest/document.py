@@ -27,6 +27,7 @@ from datamount.manifest.values import (
     Prose,
     Sha256,
     Size,
+    links,
     parse_size,
 )
 
@@ -98,7 +99,7 @@ class Dataset(Strict):
             return self.quilt.registry.startswith("file:")
         if self.url is None:
             return False
-        *wrappers, target = (link.partition("://") for link in self.url.split("::"))
+        *wrappers, target = (link.partition("://") for link in links(self.url))
         return not (target[1] and target[0] in _REMOTE and all(link[0] in _WRAPPERS for link in wrappers))
 
     @model_validator(mode="after")

@@ -51,9 +51,22 @@ _AUTHORITY = re.compile(r"([A-Za-z0-9+.-]+)://([^/?#\s]*)")
 _SECRET_QUERY = re.compile(r"[?&](x-amz-signature|x-amz-security-token|x-goog-signature|awsaccesskeyid|sig)=", re.I)
 
 
+_IPV6 = re.compile(r"https?://\[[0-9A-Fa-f:.]+\](?::[0-9]*)?(?=[/?#]|$)")
+
+
+def links(url: str) -> list[str]:
+    """The links of a chain as fsspec reads it: "zip://a.csv::https://…" has two.
+
+    A plain web address is one link, though an IPv6 address in it has "::" too. In a chain such an address cannot
+    stand: fsspec would take what follows for a file.
+    """
+    plain = _IPV6.match(url)
+    return [url] if plain and "::" not in url[plain.end() :] else url.split("::")
+
+
 def _without_secret(value: str) -> str:
     """Refuse a URL (or a chain of them) that carries a password, or a signature that works as one."""
-    for scheme, authority in (found for link in value.split("::") for found in _AUTHORITY.findall(link)):
+    for scheme, authority in (found for link in links(value) for found in _AUTHORITY.findall(link)):
         userinfo, at, _ = authority.rpartition("@")
         # A user name alone is an address (sftp://user@host), except where programs take it for a token.
         if at and (":" in userinfo or scheme.lower() in ("http", "https", "grpc", "grpcs", "s3")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,7 @@ from datamount.drivers import open_driver
 from datamount.drivers.url import file_name, retry_after, shown
 from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError
 from datamount.manifest import Dataset
+from tests import servers
 
 BODY = bytes(range(256)) * 20_000
 
@@ -110,6 +112,27 @@ def test_a_credential_does_not_follow_a_redirect(moody: tuple[int, int]) -> None
     first, second = moody
     assert read(f"http://127.0.0.1:{first}/to/{second}/x.csv", Credential(token=SecretStr("t"))) == BODY
     assert {(port, token) for port, _, token in Moody.seen} == {(first, "Bearer t"), (second, None)}
+
+
+class IPv6Server(ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
+def test_an_ipv6_address_in_a_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A web server that is named by its IPv6 address is read in a pod too, where files of the machine are not."""
+    Moody.seen = []
+    try:
+        server = IPv6Server(("::1", 0), Moody)
+    except OSError as error:
+        servers.require(f"this machine has no IPv6: {error}")
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    try:
+        assert read(f"http://[::1]:{server.server_address[1]}/whole/a%20b.csv") == BODY
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert file_name("http://[::1]:80/a%20b.csv") == "a b.csv"
 
 
 @pytest.mark.parametrize("url", ["nope", "nosuch://host/x", "/etc/passwd"])

@@ -316,6 +316,9 @@ def test_accepted(body: str) -> None:
     [
         ("url: https://a.b/c", False),
         ("url: zip://x.csv::simplecache::https://a.b/c.zip", False),
+        ("url: 'http://[2001:db8::1]:8000/c.csv'", False),
+        ("url: 'https://[::1]/c.csv'", False),
+        ("url: 'simplecache::https://[::1]/c.csv'", True),
         ("url: file:///etc/passwd", True),
         ("url: local:///etc/passwd", True),
         ("url: zip://x::file:///etc/passwd", True),

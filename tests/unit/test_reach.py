@@ -30,6 +30,8 @@ LOCAL = [
     {"url": "simplecache::file:///etc/passwd"},
     {"url": "zip://x::file:///etc/passwd"},
     {"url": "reference::https://example.edu/x"},
+    {"url": "simplecache::http://[::1]/x"},  # fsspec reads the file "1]/x"
+    {"url": "http://[::1]/x::file:///etc/passwd"},
     {"url": "memory://x"},
     {"quilt": {"package": "a/b", "registry": "file:///srv"}},
 ]
