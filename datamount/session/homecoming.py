@@ -16,28 +16,28 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from datamount import names
 from datamount.errors import DatamountError, NotFound, Refused, VerificationFailed
 from datamount.merge import Merged, MergeReport, Node, Other, Read, Tree, merge_trees
-from datamount.session.launch import git
+from datamount.session import journal
+from datamount.session.folder import is_a_clone, is_as_recorded, is_clean, nodes_at, sha256_of, work_is_there
+from datamount.session.journal import Begun
 from datamount.snapshots import Entry, RestoreReport, Version, VersionInfo, Workspace, pristine
 from datamount.snapshots.excludes import Excludes
 from datamount.snapshots.scan import printable, scan
 from datamount.status import write_atomic
 
+TEMPORARY = ".datamount-"
 MERGE_FILE = "merge.json"
 """In the state folder: the report of the last merge."""
 
 COURSE, FOLDER = Other("course", "the course"), Other("folder", "the folder")
 SESSION = Other("saved", "another session of yours")
-_OWN_COMMITS = ("commit", "merge", "rebase", "cherry-pick", "am", "revert")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +97,80 @@ class _Coming:
     say: Callable[[str], None]
 
     def home(self, *, fresh: bool) -> Homecoming:
-        clean = fresh or _clean(self.folder)
-        shipped = fresh or (clean and _is_a_clone(self.folder))
-        if shipped and not fresh:
+        begun = journal.read(self.state_dir)
+        if begun and (done := self._go_on(begun)):
+            return done
+        last = self.workspace.basis(self.folder, self.state_dir)
+        # The pristine hashes are there and nothing was done since: a launch was killed before it began.
+        recorded = not fresh and last is None and is_as_recorded(self.folder, self.state_dir)
+        clean = fresh or recorded or is_clean(self.folder)
+        shipped = fresh or recorded or (clean and is_a_clone(self.folder))
+        if shipped and not fresh and not recorded:
             pristine.record(self.folder, self.state_dir)
         version, shrunk = _newest(self.workspace)
         if version is None:
             return Homecoming(shrunk=shrunk)
-        last = self.workspace.basis(self.folder, self.state_dir)
-        if last and last.id == version.info.id and _work_is_there(version, self.folder):
+        came_from, before = last.id if last else None, None
+        if begun and not clean and version.info.message == _before(begun.version):
+            # A launch was killed after it had saved what is in the folder, and before it decided anything.
+            version, came_from, before = self.workspace.version(begun.version), begun.basis, version.info.id
+        elif last and last.id == version.info.id and work_is_there(version, self.folder):
             return Homecoming(shrunk=shrunk)
-        self.say(f"restoring what was saved {version.info.created:%Y-%m-%d %H:%M} UTC")
-        before = None if clean else self._save(f"Before restoring {version.info.id}")
-        basis = None if shipped or last is None or last.id == version.info.id else self._basis(last)
+        self._say_restoring(version)
+        if not clean:
+            journal.write(self.state_dir, Begun(version.info.id, came_from))
+            before = self._save(_before(version.info.id)) or before
+        basis = None
+        if came_from and came_from != version.info.id and not shipped:
+            basis = self._basis(came_from)
         here = self._folder_tree(version, shipped=shipped)
         other = SESSION if basis else COURSE if shipped else FOLDER
         merged = self._merge(version, basis, here, other)
-        self._write_beside(merged, version, "mine" if basis else "theirs")
-        report = self._carry_out(merged, version, here, "mine" if basis else "theirs", before)
-        merge = self._reported(merged, version, report, other, before)
-        return Homecoming(version, report, before, shrunk, merge)
+        begun = Begun(version.info.id, came_from, before, other.word, here, merged.steps, merged.changes)
+        journal.write(self.state_dir, begun)
+        return replace(self._carry_out(begun, version), shrunk=shrunk)
+
+    def _say_restoring(self, version: Version) -> None:
+        self.say(f"restoring what was saved {version.info.created:%Y-%m-%d %H:%M} UTC")
+
+    # --- After a kill ---------------------------------------------------------------------------------------------
+
+    def _go_on(self, begun: Begun) -> Homecoming | None:
+        """Finish what an earlier launch had decided; None when it decided nothing, or when the folder or the store
+        is not as it left them: then a person or another session has been at work, and all is looked at anew."""
+        if begun.steps is None:
+            return None
+        newest, shrunk = _newest(self.workspace)
+        if newest is None or not (newest.info.id in (begun.version, begun.before) or self._is_ours(newest.info, begun)):
+            return None
+        try:
+            version = self.workspace.version(begun.version)
+        except (NotFound, VerificationFailed):
+            return None
+        final = self._final(begun, version)
+        now = nodes_at(self.folder, begun.here.keys() | final.keys())
+        if any(node not in (begun.here.get(path), final.get(path)) for path, node in now.items()):
+            return None
+        self._say_restoring(version)
+        for item in scan(self.folder, Excludes()).skipped:
+            if item.path.rpartition("/")[2].startswith(TEMPORARY):
+                with suppress(OSError):
+                    (self.folder / item.path).unlink()
+        return replace(self._carry_out(begun, version, again=True), shrunk=shrunk)
+
+    def _is_ours(self, info: VersionInfo, begun: Begun) -> bool:
+        """Whether a version is what an earlier launch saved of this very homecoming."""
+        return info.parent == _parent(begun) and info.message == self._message(begun)
+
+    def _final(self, begun: Begun, version: Version) -> dict[str, Node]:
+        """The files and links in the end."""
+        saved = _tree(self._ours(version))
+        return {
+            step.path: Node(hashlib.sha256(step.data).hexdigest(), size=len(step.data))
+            if step.take == "bytes"
+            else (begun.here if step.take == _side(begun) else saved)[step.source]
+            for step in begun.steps or ()
+        }
 
     # --- The trees ------------------------------------------------------------------------------------------------
 
@@ -132,10 +186,10 @@ class _Coming:
             base = {path: node for path, node in base.items() if path in here}
         return merge_trees(base, saved, here, self._read_base(base), self._read(version), self._read_here, ref, other)
 
-    def _basis(self, last: VersionInfo) -> Version | None:
+    def _basis(self, id: str) -> Version | None:
         """The version that the folder comes from; None when it is not in the store any more."""
         try:
-            return self.workspace.version(last.id)
+            return self.workspace.version(id)
         except (NotFound, VerificationFailed):
             return None
 
@@ -151,7 +205,7 @@ class _Coming:
                 found[item.path] = Node(item.target, is_link=True)
                 continue
             with suppress(OSError):
-                digest = known.get(item.path) or _sha256(self.folder / item.path)
+                digest = known.get(item.path) or sha256_of(self.folder / item.path)
                 found[item.path] = Node(digest, size=item.stat.st_size)
         return found
 
@@ -191,50 +245,57 @@ class _Coming:
 
     # --- The folder -----------------------------------------------------------------------------------------------
 
-    def _write_beside(self, merged: Merged, version: Version, here: Literal["mine", "theirs"]) -> None:
+    def _carry_out(self, begun: Begun, version: Version, *, again: bool = False) -> Homecoming:
+        """Make the folder what was decided, save that, and say what was done. May be repeated (`again`)."""
+        final = self._final(begun, version)
+        self._write_beside(begun, version, final)
+        for path in sorted(begun.here.keys() - final.keys()):
+            self._remove(path)
+        report = self._write_rest(begun, version)
+        if begun.before or final != _tree(self._ours(version)):
+            self._save(self._message(begun), parent=self._landed(begun) if again else _parent(begun))
+        elif not report.failed:
+            # Nothing but a restore: the next save builds on the version.
+            self.workspace.adopt(version, self.folder, self.state_dir)
+        merge = self._reported(begun, version, report)
+        journal.end(self.state_dir)
+        return Homecoming(version, report, begun.before, None, merge)
+
+    def _write_beside(self, begun: Begun, version: Version, final: Tree) -> None:
         """First what would be written over or removed in the next step."""
-        for step in merged.steps:
+        for step in begun.steps or ():
             if step.take != "bytes" and step.source != step.path:
                 target = self._safe(step.path)
-                if step.take == here:
+                if nodes_at(self.folder, [step.path])[step.path] == final[step.path]:
+                    continue
+                if step.take == _side(begun):
                     _copy(self.folder / step.source, target)
                 else:
                     entry = replace(version.by_path()[step.source], path=step.path)
                     self.workspace.restore(replace(version, entries=(entry,)), self.folder)
 
-    def _carry_out(
-        self, merged: Merged, version: Version, here: Tree, side: Literal["mine", "theirs"], before: str | None
-    ) -> RestoreReport:
+    def _write_rest(self, begun: Begun, version: Version) -> RestoreReport:
         entries = {entry.path: entry for entry in self._ours(version)}
-        final = {step.path: step for step in merged.steps}
-        for path in sorted(here.keys() - final.keys()):
-            self._remove(path)
         failed: dict[str, str] = {}
-        for step in merged.steps:
+        chosen = []
+        for step in begun.steps or ():
             if step.take == "bytes":
                 with _noted(step.path, failed):
                     mode = entries[step.path].mode if step.path in entries else 0o644
-                    write_atomic(self._safe(step.path), step.data, mode)
-        chosen = [entries[s.path] for s in merged.steps if s.take not in ("bytes", side) and s.source == s.path]
+                    _write(self._safe(step.path), step.data, mode)
+            elif step.take != _side(begun) and step.source == step.path:
+                chosen.append(entries[step.path])
         filled = {parent for entry in entries.values() for parent in _with_parents(entry.path)[:-1]}
         chosen += [entry for path, entry in entries.items() if entry.type == "folder" and path not in filled]
-        saved = _tree(list(entries.values()))
-        nodes = {
-            s.path: None if s.take == "bytes" else (here if s.take == side else saved)[s.source] for s in merged.steps
-        }
-        if not before and nodes == _tree(version.entries):
-            # The same tree as the version: the next save builds on it.
-            return self.workspace.restore(version, self.folder, state_dir=self.state_dir)
         report = self.workspace.restore(replace(version, entries=tuple(chosen)), self.folder)
-        report = replace(report, failed=report.failed | failed)
-        self._save(_message(merged, version, self.course_ref), parent=before or version.info.id)
-        return report
+        return replace(report, failed=report.failed | failed)
 
     def _remove(self, path: str) -> None:
         """A file or link, and the folders that are empty without it."""
         target = self._safe(path)
-        with suppress(OSError):
+        with suppress(FileNotFoundError):
             target.unlink()
+        with suppress(OSError):
             for parent in list(target.parents)[: path.count("/")]:
                 parent.rmdir()
 
@@ -260,20 +321,30 @@ class _Coming:
         )
         return saved.version.id if saved.created and saved.version else None
 
-    def _reported(
-        self, merged: Merged, version: Version, report: RestoreReport, other: Other, before: str | None
-    ) -> MergeReport | None:
+    def _landed(self, begun: Begun) -> str | None:
+        """What to build on: the version that an earlier launch saved at the end, though it was killed then."""
+        ids = self.workspace.ids()
+        later = [id for id, seq in ids.items() if seq > ids.get(_parent(begun), 0)]
+        return next((i.id for i in map(self.workspace.header, later) if i and self._is_ours(i, begun)), _parent(begun))
+
+    def _message(self, begun: Begun) -> str:
+        if not begun.changes:
+            return f"Restored {begun.version}"
+        ref = self.course_ref[:7]
+        return f"Merged {begun.version} with {f'the course at {ref}' if ref else 'what was in the folder'}"
+
+    def _reported(self, begun: Begun, version: Version, report: RestoreReport) -> MergeReport | None:
         """The report, kept for the panel; None, and no older one either, when nothing but a restore was done."""
-        if not merged.changes:
+        if not begun.changes:
             (self.state_dir / MERGE_FILE).unlink(missing_ok=True)
             return None
         found = MergeReport(
-            other=other.word,
+            other=next(other.word for other in (COURSE, FOLDER, SESSION) if other.word == begun.other),
             version=version.info.id,
             course_before=version.info.course_ref,
             course_now=self.course_ref,
-            saved_before=before,
-            files=list(merged.changes),
+            saved_before=begun.before,
+            files=list(begun.changes),
             problems=[f"{printable(path)}: {why}" for path, why in report.failed.items()],
         )
         write_atomic(self.state_dir / MERGE_FILE, found.model_dump_json(indent=1).encode(), 0o600)
@@ -306,18 +377,43 @@ def _course_tree(version: Version) -> dict[str, Node]:
     return {path: Node(digest) for path, digest in (dict(version.deleted) | shipped).items() if digest}
 
 
-def _message(merged: Merged, version: Version, ref: str) -> str:
-    if not merged.changes:
-        return f"Restored {version.info.id}"
-    return f"Merged {version.info.id} with {f'the course at {ref[:7]}' if ref else 'what was in the folder'}"
+def _side(begun: Begun) -> Literal["mine", "theirs"]:
+    """Which side of the merge is in the folder."""
+    return "mine" if begun.other == SESSION.word else "theirs"
+
+
+def _parent(begun: Begun) -> str:
+    """What the version at the end builds on."""
+    return begun.before or begun.version
+
+
+def _before(version: str) -> str:
+    """The message of the version of what is in the folder."""
+    return f"Before restoring {version}"
 
 
 def _copy(source: Path, target: Path) -> None:
     """A copy that appears whole, or a link with the same target."""
-    temporary = target.with_name(f".datamount-{os.getpid()}-{hashlib.sha256(os.fsencode(target)).hexdigest()[:12]}")
+    with _appearing(target) as temporary:
+        shutil.copy2(source, temporary, follow_symlinks=False)
+
+
+def _write(target: Path, data: bytes, mode: int) -> None:
+    """A file that appears whole and durable."""
+    with _appearing(target) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """A name beside `target` that takes its place in the end. A save leaves it out, should a kill leave it there."""
+    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{hashlib.sha256(os.fsencode(target)).hexdigest()[:12]}")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.copy2(source, temporary, follow_symlinks=False)
+        yield temporary
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -327,11 +423,6 @@ def _with_parents(path: str) -> list[str]:
     """`a/b/c` → `a`, `a/b`, `a/b/c`."""
     parts = path.split("/")
     return ["/".join(parts[: n + 1]) for n in range(len(parts))]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _newest(workspace: Workspace) -> tuple[Version | None, str | None]:
@@ -344,56 +435,3 @@ def _newest(workspace: Workspace) -> tuple[Version | None, str | None]:
         return newest, None
     whole = next((info for info in workspace.versions() if not info.shrunk), None)
     return (workspace.version(whole.id) if whole else None), newest.info.id
-
-
-def _work_is_there(version: Version, folder: Path) -> bool:
-    """Whether any of the student's own files in the version is in the folder in a form that is not the course's."""
-    own = [e for e in version.entries if e.type == "file" and not e.pristine and not e.path.startswith(".git/")]
-    return not own or any(not _is_shipped(folder / entry.path, entry.base) for entry in own)
-
-
-def _is_shipped(path: Path, base: str) -> bool:
-    """Whether the path is absent, or as the course shipped it (`base`, empty for what it did not ship)."""
-    try:
-        return _sha256(path) == base
-    except OSError:
-        return True
-
-
-def _is_a_clone(folder: Path) -> bool:
-    """Whether the commit that is checked out is somebody else's: what is committed here is the student's work."""
-    if not git(folder, "remote"):
-        return False
-    if git(folder, "for-each-ref", "--count=1", "--contains=HEAD", "refs/remotes"):
-        return True
-    moves = (git(folder, "reflog", "--format=%gs") or "").splitlines()
-    # A log that is not there proves nothing: saves leave out one with a login in it.
-    return bool(moves) and not any(line.startswith(_OWN_COMMITS) for line in moves)
-
-
-def _clean(folder: Path) -> bool:
-    """Whether nothing in the folder can be lost: no file that a save would hold and that git does not have."""
-    kept = [found for found in scan(folder, Excludes()).found if not found.is_folder]
-    if not kept:
-        return True
-    if not (folder / ".git").exists():
-        return False
-    try:
-        done = subprocess.run(
-            # Ignored files count: git has no copy of them.
-            ["git", "--no-optional-locks", "-C", os.fspath(folder), "status", "--porcelain", "-z", "--ignored"],
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    if done.returncode:
-        return False
-    excludes = Excludes()
-    for line in filter(None, done.stdout.split(b"\0")):
-        path = os.fsdecode(line[3:])
-        ours = path in (names.DATA_LINK, f"{names.DATA_LINK}/") and (folder / names.DATA_LINK).is_symlink()
-        if not ours and excludes.reason(path.rstrip("/"), folder=path.endswith("/")) is None:
-            return False
-    return True

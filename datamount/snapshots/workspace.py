@@ -214,8 +214,18 @@ class Workspace:
             before = saved.version if saved.created else None
         report = restore_entries(chosen, into, self.content())
         if state_dir is not None and before is None and not paths and not report.failed:
-            self._adopt(version, into, state_dir)
+            self.adopt(version, into, state_dir)
         return replace(report, saved_before=before)
+
+    def adopt(self, version: Version, folder: Path, state_dir: Path) -> None:
+        """Let the next save of `folder` build on a version that was just restored to it."""
+        index = read_index(state_dir, self.identity, Path(os.path.abspath(folder)))  # noqa: PTH100
+        index.last = version.info
+        index.locations = {e.sha256: e.location for e in version.entries if e.location}
+        index.bases = {e.base for e in version.entries if e.base_stored}
+        index.seen = time.time()
+        with suppress(OSError):
+            index.write(state_dir)
 
     def preview(self, version: Version | str, into: Path, *, paths: Sequence[str] = ()) -> Preview:
         """What a restore would do, with nothing written."""
@@ -240,15 +250,6 @@ class Workspace:
             elif tree_digest([was]) != tree_digest([now]):
                 changes.append(Change(path, "changed", was, now))
         return changes
-
-    def _adopt(self, version: Version, into: Path, state_dir: Path) -> None:
-        index = read_index(state_dir, self.identity, into)
-        index.last = version.info
-        index.locations = {e.sha256: e.location for e in version.entries if e.location}
-        index.bases = {e.base for e in version.entries if e.base_stored}
-        index.seen = time.time()
-        with suppress(OSError):
-            index.write(state_dir)
 
     # --- For the parts of the engine ------------------------------------------------------------------------------
 

@@ -6,13 +6,14 @@ import json
 import pkgutil
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from datamount.objectstore.folder import FolderStore
+from datamount.session import journal
 from datamount.session.homecoming import Homecoming, bring_home, read_merge_report
 from datamount.snapshots import Workspace, pristine
 
@@ -99,7 +100,8 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+    (tmp_path / "place").mkdir()
+    return Place(tmp_path / "place")
 
 
 @pytest.fixture(params=[False, True], ids=["clone", "pod"])
@@ -355,17 +357,63 @@ class Killed(BaseException):
 
 EFFECTS = (
     "datamount.session.homecoming._copy",
+    "datamount.session.homecoming._write",
     "datamount.session.homecoming.write_atomic",
     "datamount.session.homecoming._Coming._remove",
+    "datamount.session.journal.write_atomic",
+    "datamount.session.journal.end",
+    "datamount.snapshots.pristine.write_atomic",
+    "datamount.snapshots.index.write_atomic",
     "datamount.snapshots.restore._write",
     "datamount.objectstore.folder.FolderStore.put",
 )
 
 
+class Relaunch:
+    """A launch that is prepared once and killed at each of its effects in turn, each time in a copy of `prepared`."""
+
+    def __init__(self, place: Place, *, as_pod: bool = False) -> None:
+        self.place = place
+        self.as_pod = as_pod
+        self.prepared = place.folder.with_name("prepared")
+        shutil.copytree(place.folder, self.prepared, symlinks=True)
+
+    def home(self) -> Homecoming:
+        """As a pod does it, or as a laptop does."""
+        fresh = self.as_pod and not (self.place.state / pristine.FILE).exists()
+        if fresh:
+            pristine.record(self.place.work, self.place.state)
+        return self.place.home(fresh=fresh)
+
+    def kills(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+        """Each time after a launch that was killed and one that was not; the number of the kill."""
+        for at in range(1000):
+            shutil.rmtree(self.place.folder)
+            shutil.copytree(self.prepared, self.place.folder, symlinks=True)
+            self.place.workspace = Workspace(self.place.store, "ada", "course")
+            with monkeypatch.context() as patch:
+                if not kill_at(patch, at, self.home):
+                    assert at > 8
+                    return
+            self.place.workspace = Workspace(self.place.store, "ada", "course")
+            begun = journal.read(self.place.state)
+            if begun and begun.steps is not None:
+                self.place.write(".datamount-7-left", "half of a file that a SIGKILL left")
+            self.home()
+            assert not (self.place.state / journal.FILE).exists(), at
+            assert not list(self.place.work.rglob(".datamount-*")), at
+            yield at
+
+    def messages(self) -> list[str]:
+        """The messages of all versions, oldest first, without their ids."""
+        return [info.message.split(" ")[0] for info in reversed(self.place.workspace.versions())]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("as_pod", [False, True], ids=["clone", "pod"])
 def test_a_kill_at_every_step(place: Place, monkeypatch: pytest.MonkeyPatch, as_pod: bool) -> None:
-    """Wherever a merge dies, before or after any of its writes: the next launch has all of both sides, once each."""
+    """Wherever a merge dies, before or after any of its writes: the next launch ends as if nothing had happened, with
+    all of both sides once, nothing that the course removed, and one version more."""
     place.machine(as_pod=as_pod)
     place.home(fresh=as_pod)
     place.write("a.txt", "one, mine\ntwo\nthree\nfour\nfive\n")
@@ -375,25 +423,100 @@ def test_a_kill_at_every_step(place: Place, monkeypatch: pytest.MonkeyPatch, as_
     place.publish(
         {"a.txt": "one\ntwo\nthree\nfour\nfive, new\n", "b.txt": "their b\n", "c.txt": "c\n", "gone.txt": None}
     )
-    store = place.folder / "store"
-    shutil.copytree(store, place.folder / "store-then")
-    steps = 0
-    for at in range(1000):
-        shutil.rmtree(store)
-        shutil.copytree(place.folder / "store-then", store)
-        place.workspace = Workspace(place.store, "ada", "course")
-        place.machine(as_pod=as_pod)
-        with monkeypatch.context() as patch:
-            if not kill_at(patch, at, lambda: place.home(fresh=as_pod)):
-                steps = at
-                break
-        place.home()
+    place.machine(as_pod=as_pod)
+    (place.state / pristine.FILE).unlink(missing_ok=True)
+    launch = Relaunch(place, as_pod=as_pod)
+    for at in launch.kills(monkeypatch):
         files = place.files()
-        assert files["a.txt"] == "one, mine\ntwo\nthree\nfour\nfive, new\n", at
-        assert (files["b.txt"], files["c.txt"]) == ("my b\n", "c\n"), at
-        assert [text for path, text in files.items() if path.startswith("b.")] == ["my b\n", "their b\n"], at
+        beside = next(path for path in files if path.startswith("b.course-"))
+        assert files == {
+            "a.txt": "one, mine\ntwo\nthree\nfour\nfive, new\n",
+            "b.txt": "my b\n",
+            beside: "their b\n",
+            "c.txt": "c\n",
+            "lesson.ipynb": files["lesson.ipynb"],
+        }, at
+        assert launch.messages() == ["", "Merged"], at
         assert b"".join(place.workspace.read(saved, "b.txt")) == b"my b\n"
-    assert steps > 10
+        report = read_merge_report(place.state)
+        assert report, at
+        assert {c.path for c in report.files} == {"a.txt", "b.txt", "c.txt", "gone.txt", "datamount.yaml"}, at
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("as_pod", [False, True], ids=["clone", "pod"])
+def test_a_kill_at_every_step_of_a_restore(place: Place, monkeypatch: pytest.MonkeyPatch, as_pod: bool) -> None:
+    """Where the course is as it was, a launch that dies leaves no version behind, and the next one brings all back."""
+    place.machine(as_pod=as_pod)
+    place.home(fresh=as_pod)
+    place.write("b.txt", "my b\n")
+    place.write("own/mine.txt", "mine\n")
+    (place.work / "gone.txt").unlink()
+    place.save()
+    before = place.files()
+    place.machine(as_pod=as_pod)
+    (place.state / pristine.FILE).unlink(missing_ok=True)
+    launch = Relaunch(place, as_pod=as_pod)
+    for at in launch.kills(monkeypatch):
+        assert place.files() == before, at
+        assert launch.messages() == [""], at
+
+
+@pytest.mark.slow
+def test_a_kill_between_two_machines(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch that dies while it merges what another machine saved with unsaved work loses neither, and the merge
+    is made, whenever it died."""
+    place.machine()
+    place.home()
+    place.write("own.txt", "first\n")
+    place.save()
+    shutil.copytree(place.work, place.folder / "first")
+    shutil.copytree(place.state, place.folder / "first-state")
+    place.machine()
+    place.home()
+    place.write("b.txt", "from the second\n")
+    place.write("own.txt", "second\n")
+    place.save()
+    for old, new in (("work", "first"), ("state", "first-state")):
+        shutil.rmtree(place.folder / old)
+        (place.folder / new).rename(place.folder / old)
+    place.write("own.txt", "unsaved\n")
+    place.write("a.txt", "unsaved\n")
+    launch = Relaunch(place)
+    for at in launch.kills(monkeypatch):
+        files = place.files()
+        assert (files["own.txt"], files["a.txt"], files["b.txt"]) == ("unsaved\n", "unsaved\n", "from the second\n"), at
+        assert [text for path, text in files.items() if path.startswith("own.saved-")] == ["second\n"], at
+        assert launch.messages() == ["", "", "Before", "Merged"], at
+
+
+@pytest.mark.slow
+def test_work_between_a_kill_and_the_next_launch_is_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a student writes into a half-merged folder is not taken for what the killed launch left there."""
+    place.machine()
+    place.home()
+    place.write("a.txt", "one, mine\ntwo\nthree\nfour\nfive\n")
+    place.write("b.txt", "my b\n")
+    place.save()
+    place.publish({"a.txt": "one\ntwo\nthree\nfour\nfive, new\n", "b.txt": "their b\n", "gone.txt": None})
+    place.machine()
+    prepared = place.folder.with_name("prepared")
+    shutil.copytree(place.folder, prepared, symlinks=True)
+    for at in range(1000):
+        shutil.rmtree(place.folder)
+        shutil.copytree(prepared, place.folder, symlinks=True)
+        place.workspace = Workspace(place.store, "ada", "course")
+        with monkeypatch.context() as patch:
+            if not kill_at(patch, at, place.home):
+                assert at > 8
+                return
+        place.write("b.txt", "typed since\n")
+        place.home()
+        texts = set(place.files().values())
+        assert "typed since\n" in texts, at
+        assert any("one, mine" in text for text in texts), at
+        saved = {b"".join(place.workspace.read(v.id, "b.txt")) for v in place.workspace.versions()}
+        assert b"my b\n" in saved, at
 
 
 def kill_at(patch: pytest.MonkeyPatch, at: int, run: Callable[[], Any]) -> bool:
