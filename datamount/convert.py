@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import ValidationError
 
-from datamount.drivers.files import explain
 from datamount.errors import UsageError
 from datamount.manifest import Manifest
 
@@ -36,10 +35,13 @@ class Conversion:
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
+    def document(self) -> dict[str, Any]:
+        """The manifest as a program reads it."""
+        return {"version": 1, "datasets": self.datasets}
+
     def text(self) -> str:
         """The manifest, as YAML that `datamount validate` accepts."""
-        document = {"version": 1, "datasets": self.datasets}
-        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
+        return yaml.safe_dump(self.document(), sort_keys=False, allow_unicode=True, width=110)
 
     def add(self, name: str, declared: Mapping[str, Any], **about: Any) -> None:
         """A dataset under a name that fits and is free; left out, with the reason, where it is not valid."""
@@ -62,12 +64,12 @@ class Conversion:
 def convert(path: Path) -> Conversion:
     """The datasets that a file of one of the four formats declares.
 
-    Raises UsageError where it is none of them or cannot be parsed, our errors of reading where it cannot be read.
+    Raises UsageError where it cannot be read, cannot be parsed, or is none of them.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise explain(error, path, dataset=path.name) from error
+        raise UsageError(f"{path} cannot be read ({error.strerror}).", hint="Check its name.", who="you") from error
     except UnicodeDecodeError as error:
         raise _unknown(path) from error
     try:

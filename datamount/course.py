@@ -29,6 +29,10 @@ _REF = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/+-]*$")
 _SCHEMES = ("https", "http", "ssh", "git", "file")
 
 
+class NoManifest(UsageError):
+    """The folder is no course: nothing is declared in the one place that counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Course:
     """An opened course. `identity` names it in the save store: the same for every version of the course."""
@@ -77,7 +81,7 @@ def open_course(source: str, into: Path | None = None) -> Course:
 
     `into` must not exist or be empty; without it the clone goes to a new temporary folder, which stays. A clone is
     shallow, runs no hooks and follows no submodules. Raises UsageError for a source that is neither, NotFound for
-    a missing repo, ref or manifest, Unavailable where git failed, ManifestError for a manifest with faults. A
+    a missing repo or ref, Unavailable where git failed, NoManifest, ManifestError for a manifest with faults. A
     failed clone leaves nothing behind.
     """
     if not _is_url(source):
@@ -117,9 +121,10 @@ def read_course(folder: Path, url: str | None = None) -> Course:
         hint = (
             f"There is one in {' and '.join(elsewhere)}, which repo2docker ignores when {where} exists: move it."
             if elsewhere
-            else f"Write {place}; `datamount schema` prints what may stand in it."
+            else f"Write {place}: `datamount schema` prints what may stand in it; `datamount convert` makes one of "
+            "another tool's file."
         )
-        raise NotFound(
+        raise NoManifest(
             f'"{folder}" has no {names.MANIFEST}: looked in {where}, as repo2docker does.',
             hint=hint,
             who="the course's author",

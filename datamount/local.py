@@ -28,9 +28,9 @@ from types import FrameType
 from typing import NoReturn
 
 from datamount import names, progress
-from datamount.course import Course, normalise_url, open_course, split_ref
+from datamount.course import Course, NoManifest, normalise_url, open_course, split_ref
 from datamount.credentials import FileCredentials
-from datamount.errors import Conflict, DatamountError, ManifestError, Unavailable, UsageError
+from datamount.errors import Conflict, DatamountError, ManifestError, Unavailable
 from datamount.fetch import fetch, remote_access
 from datamount.fetch.environment import read_environment
 from datamount.objectstore import ObjectStore, open_store
@@ -374,15 +374,9 @@ def open_leniently(source: str) -> tuple[Course, DatamountError | None]:
     folder = into or Path(source).expanduser()
     try:
         return open_course(source, into), None
-    except UsageError as error:
-        if not isinstance(error, ManifestError):
-            raise
+    except (NoManifest, ManifestError) as error:
+        # A course without a manifest is a notebook folder like any other.
         fault: DatamountError = error
-    except Unavailable as error:
-        # A course without a manifest is a notebook folder like any other; a repo that cannot be cloned is nothing.
-        if not folder.is_dir() or not any(folder.iterdir()):
-            raise
-        fault = error
     folder = folder.resolve()
     return bare_course(folder, git(folder, "config", "--get", "remote.origin.url")), fault
 

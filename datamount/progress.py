@@ -95,9 +95,10 @@ def line(name: str, status: DatasetStatus) -> str:
     elif status.state == "pending":
         text = f"{name}: still coming ({files} so far)"
     else:
-        text = f"{name}: {status.state}"
+        text = f"{name}: {status.state}{', but optional' if status.optional else ''}"
     if status.error:
-        text += f". {status.error.get('detail', '')} {status.error.get('hint', '')}".rstrip()
+        detail = str(status.error.get("detail", "")).removeprefix(f'dataset "{name}": ')
+        text += f": {detail} {status.error.get('hint', '')}".rstrip()
     return text + "".join(f"\n  note: {warning}" for warning in status.warnings)
 
 

@@ -44,7 +44,8 @@ def ls(folder: FolderOption = None, as_json: JsonOption = False) -> None:
         return
     for entry in entries:
         used = f"used {_date(entry.used)}" if entry.objects else "empty"
-        print(f"{entry.label}: {entry.objects} objects, {human(entry.size)}, {used}")
+        objects = f"{entry.objects:,} object{'' if entry.objects == 1 else 's'}"
+        print(f"{entry.label}: {objects}, {human(entry.size)}, {used}")
     print(f"{human(sum(e.size for e in entries))} in all")
 
 
@@ -66,7 +67,7 @@ def prune(
 
 @group.command("warm", epilog="Example: [bold]datamount cache warm https://github.com/ORG/COURSE[/bold]")
 def warm(
-    course: Annotated[str, typer.Argument(help="A course's folder or git URL.", metavar="[COURSE]")] = ".",
+    course: Annotated[str, typer.Argument(help="A course's folder or git URL.", metavar="COURSE")] = ".",
     folder: FolderOption = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="Only this dataset; may be repeated.")] = None,
     as_json: JsonOption = False,

@@ -19,7 +19,7 @@ SettingsOption = Annotated[
 @app.command(epilog="Example: [bold]kubectl get pod jupyter-x -o yaml | datamount inject --settings inject.yaml[/bold]")
 def inject(
     file: Annotated[
-        str, typer.Argument(help="YAML or JSON file with Pods and Lists; - for stdin.", metavar="[FILE]")
+        str, typer.Argument(help="YAML or JSON file with Pods and Lists; - for stdin.", metavar="FILE")
     ] = "-",
     settings: SettingsOption = None,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +15,11 @@ from datamount.errors import UsageError
 
 @app.command(epilog="Example: [bold]datamount convert binder/data_requirement.json[/bold]")
 def convert(
-    file: Annotated[Path, typer.Argument(help="data_requirement.json, catalog.yml, NAME.dvc or datapackage.json.")],
+    file: Annotated[
+        Path, typer.Argument(help="data_requirement.json, catalog.yml, NAME.dvc or datapackage.json.", metavar="FILE")
+    ],
     output: Annotated[str, typer.Option("--output", "-o", help="Where to write; - for the terminal.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Write nothing; print what a program reads.")] = False,
 ) -> None:
     """Write a datamount.yaml for the data that another tool's file declares.
 
@@ -32,6 +36,11 @@ def convert(
             f"{file.name}, {found.format}, has nothing that a manifest can declare:\n  " + "\n  ".join(found.left_out),
             who="the course's author",
         )
+    if as_json:
+        print(json.dumps({"format": found.format, "manifest": found.document(), "left_out": found.left_out}, indent=1))
+        if found.left_out:
+            raise typer.Exit(PartlyDelivered.exit_code)
+        return
     if output == "-":
         print(found.text(), end="")
     else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from datamount.errors import DatamountError
     from datamount.status import Status
 
-CourseArgument = Annotated[str, typer.Argument(help="A course's folder or git URL.", metavar="[COURSE]")]
+CourseArgument = Annotated[str, typer.Argument(help="A course's folder or git URL.", metavar="COURSE")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder that gets a folder for each dataset.")]
 RunOption = Annotated[Path | None, typer.Option("--run", help="Folder of env, status.json and connection files.")]
 CacheOption = Annotated[
@@ -58,7 +60,7 @@ def fetch(  # noqa: PLR0917  (Typer passes them by name)
     there, 3 when some datasets are missing, else with the code of what went wrong (4 refused, 5 unavailable,
     6 verification failed). Optional datasets do not count.
     """
-    from datamount import progress
+    from datamount import names, progress
     from datamount.credentials import FileCredentials
     from datamount.fetch import exit_error
     from datamount.fetch import fetch as run_fetch
@@ -81,6 +83,9 @@ def fetch(  # noqa: PLR0917  (Typer passes them by name)
         )
     if as_json:
         print(status.model_dump_json(indent=1))
+    elif status.datasets:
+        variables = shlex.quote(str(place.run / names.ENV_FILE))
+        print(f"The data is in {place.data}; for its variables: set -a; . {variables}", file=sys.stderr)
     _end(exit_error(status, only or ()), told=as_json or bool(status.datasets))
 
 
@@ -163,7 +168,11 @@ def status(
             locks[name] = "live" if dataset.live else "locked" if fits else "stale" if entry else "not locked"
             if name not in known.datasets:
                 known.datasets[name] = DatasetStatus(
-                    kind=dataset.kind, title=dataset.title, license=dataset.license, citation=dataset.citation
+                    kind=dataset.kind,
+                    title=dataset.title,
+                    license=dataset.license,
+                    citation=dataset.citation,
+                    optional=dataset.optional,
                 )
         drifts: dict[str, Any] = {}
         if online:
@@ -220,7 +229,7 @@ def _table(known: Status, locks: dict[str, str], drifts: dict[str, Any]) -> None
         table.add_row(
             name,
             row.kind,
-            row.state,
+            f"{row.state}, optional" if row.optional and row.state != "ready" else row.state,
             str(row.files_done or ""),
             human(row.bytes_done) if row.bytes_done else "",
             pin,
@@ -232,12 +241,13 @@ def _table(known: Status, locks: dict[str, str], drifts: dict[str, Any]) -> None
     for name, row in known.datasets.items():
         notes = [*row.warnings, *drifts.get(name, ())]
         if row.error:
-            notes.insert(0, f"{row.error.get('detail', '')} {row.error.get('hint', '')}".strip())
+            detail = str(row.error.get("detail", "")).removeprefix(f'dataset "{name}": ')
+            notes.insert(0, f"{detail} {row.error.get('hint', '')}".strip())
         for note in notes:
             console.print(f"{name}: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
-PIN_KEYS = ("top_hash", "commit", "etag", "version_id", "sha256", "digest")
+PIN_KEYS = ("top_hash", "commit", "etag", "version_id", "version", "sha256", "digest")
 """What of a pin tells versions apart; the rest says where it is."""
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example: [bold]datamount validate ./my-course --online[/bold]")
 def validate(
-    course: Annotated[str, typer.Argument(help="A course's folder or git URL.", metavar="[COURSE]")] = ".",
+    course: Annotated[str, typer.Argument(help="A course's folder or git URL.", metavar="COURSE")] = ".",
     online: Annotated[bool, typer.Option("--online", help="Also ask each source what it would deliver.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what a program reads.")] = False,
 ) -> None:

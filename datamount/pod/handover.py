@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datamount import names
-from datamount.course import Course, read_course
-from datamount.errors import DatamountError, NotFound
+from datamount.course import Course, NoManifest, read_course
+from datamount.errors import DatamountError
 from datamount.session.launch import bare_course
 from datamount.status import write_atomic
 
@@ -54,7 +54,7 @@ def read_handover(
     try:
         course = read_course(copy, published)
     except DatamountError as error:
-        fault = None if isinstance(error, NotFound) and not found else error
+        fault = None if isinstance(error, NoManifest) and not found else error
         course = bare_course(copy, published)
     if published is None:
         name = _repository(image) or "course"

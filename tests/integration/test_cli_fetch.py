@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -57,12 +58,14 @@ def bucket(s3: S3Server) -> str:
 
 
 def test_all_is_there(shell: Shell, bucket: str) -> None:
-    """Exit code 0, one line a dataset on stderr, nothing on stdout, the files in place."""
+    """Exit code 0; on stderr one line a dataset, and where to find it; nothing on stdout, the files in place."""
     shell.declare(codes=shell.source(bucket))
     done = shell.fetch()
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("codes: ready (2 files, 8 B")
+    ready, where = done.stderr.splitlines()
+    assert ready.startswith("codes: ready (2 files, 8 B")
+    assert str(shell.data) in where
+    assert shlex.quote(str(shell.run / "env")) in where
     assert (shell.data / "codes/sub/b.csv").read_bytes() == b"1,2\n"
 
 
@@ -71,7 +74,7 @@ def test_some_of_several_failed(shell: Shell, bucket: str) -> None:
     shell.declare(codes=shell.source(bucket), gone=shell.source(bucket, "nothing/"))
     done = shell.fetch()
     assert done.returncode == 3
-    assert 'dataset "gone"' in done.stderr
+    assert "gone: failed: " in done.stderr
     assert (shell.data / "codes/a.csv").exists()
 
 
@@ -158,6 +161,14 @@ def test_an_s3_course_imports_no_other_sdk(shell: Shell, bucket: str) -> None:
     heavy = {"boto3", "botocore", "quilt3", "sqlalchemy", "pandas", "pyarrow", "fsspec", "pymysql", "grpc", "fastapi"}
     assert "obstore" in imported
     assert imported & heavy == set()
+
+
+@pytest.mark.parametrize("command", ["validate", "lock", "fetch", "status"])
+def test_a_folder_without_a_manifest_gives_2(shell: Shell, command: str) -> None:
+    """A folder that is no course is the caller's mistake (2), not a source that failed (5), and the place is named."""
+    done = shell(command, str(shell.course))
+    assert done.returncode == 2
+    assert str(shell.course / "datamount.yaml") in done.stderr
 
 
 @pytest.mark.parametrize("command", ["fetch", "lock", "status"])

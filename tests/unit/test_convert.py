@@ -201,5 +201,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "datamount.yaml").read_bytes() == written
     shown = CliRunner().invoke(app, ["convert", str(file), "--output", "-"])
     assert "icd:" in shown.output
+    read = CliRunner().invoke(app, ["convert", str(file), "--json"])
+    assert (read.exit_code, json.loads(read.stdout)["manifest"]) == (3, convert(file).document())
     file.write_text(json.dumps({"resources": [{"name": "x", "path": "x.csv"}]}))
     assert isinstance(CliRunner().invoke(app, ["convert", str(file), "-o", "-"]).exception, UsageError)

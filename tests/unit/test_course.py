@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from datamount.course import find_manifest, normalise_url, open_course, split_ref
+from datamount.course import NoManifest, find_manifest, normalise_url, open_course, split_ref
 from datamount.errors import DatamountError, ManifestError, NotFound, Unavailable, UsageError
 
 MANIFEST = "version: 1\ndatasets:\n  glossary: {url: 'https://example.edu/g.csv'}\n"
@@ -78,11 +78,12 @@ def test_both_binder_folders_are_an_error(tmp_path: Path) -> None:
 def test_a_missing_manifest_says_where_it_was_looked_for(tmp_path: Path) -> None:
     """The error names the place that counts, and the manifest that stands where it does not count."""
     (tmp_path / "binder").mkdir()
-    with pytest.raises(NotFound) as caught:
+    with pytest.raises(NoManifest) as caught:
         open_course(str(tmp_path))
+    assert caught.value.exit_code == 2
     assert "looked in binder/" in caught.value.message
     (tmp_path / "datamount.yaml").write_text(MANIFEST)
-    with pytest.raises(NotFound) as caught:
+    with pytest.raises(NoManifest) as caught:
         open_course(str(tmp_path))
     assert "the root" in caught.value.hint
 
@@ -210,7 +211,7 @@ def test_a_failed_clone_leaves_nothing(repo: Path, tmp_path: Path, monkeypatch: 
         assert not (tmp_path / "clone").exists()
     git(repo, "rm", "-q", "datamount.yaml")
     git(repo, "commit", "-q", "-m", "none")
-    with pytest.raises(NotFound):
+    with pytest.raises(NoManifest):
         open_course(f"file://{repo}")
     assert not list((tmp_path / "tmp").iterdir())
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from datamount.credentials import FileCredentials
 from datamount.errors import ManifestError
 from datamount.manifest.file import load_manifest, parse_manifest
 from datamount.manifest.sources import Strict
@@ -60,6 +61,19 @@ def test_each_key_has_an_example(model: str, key: str) -> None:
                 visit(dataset.source)
     names = {"Source": "S3", "Strict": ""}
     assert (names.get(model, model), key) in used
+
+
+def test_the_credentials_of_the_commands_page_load(tmp_path: Path) -> None:
+    """The credentials file on the page of the commands is one, as it stands."""
+    page = (Path(__file__).parents[2] / "docs/authors/commands.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```yaml credentials\n(.*?)^```$", page, re.M | re.S)
+    file = tmp_path / "credentials.yaml"
+    file.write_text(text)
+    file.chmod(0o600)
+    kept = FileCredentials(file)
+    assert kept.get("work-bucket", dataset="x").profile == "work"
+    for name in re.findall(r"^([a-z0-9-]+):", text, re.M):
+        assert kept.get(name, dataset="x").model_fields_set
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "examples").rglob("datamount.yaml")), ids=str)
