@@ -96,6 +96,9 @@ class InjectSettings(_Strict):
     fetch_seconds: float = Field(default=90.0, gt=0, le=240)
     """How long the notebook waits for data and saved work, in seconds. JupyterHub gives a start 300 s; BinderHub
     relays progress meanwhile. What is not done then goes on beside the notebook."""
+    session_seconds: int | None = Field(default=None, ge=60)
+    """How long after its start the hub ends a server whatever happens, in seconds: `cull.maxAge` of Zero to JupyterHub.
+    Students are warned before. A pod's own activeDeadlineSeconds counts too."""
     allow_local_files: bool = False
     """Let courses read files of our own containers (file:// URLs and registries). They hold our token: only for
     clusters where every course's author is trusted with it."""

@@ -22,6 +22,8 @@ def variables(plan: Plan) -> list[Object]:
     else:
         given[names.ENV_JUPYTER_DIR] = names.JUPYTER_DIR
     given[names.ENV_FETCH_SECONDS] = f"{settings.fetch_seconds:g}"
+    if lasts := _lasts(plan):
+        given[names.ENV_SESSION_SECONDS] = str(lasts)
     given[names.ENV_IMAGE] = plan.notebook["image"]
     given |= _course(plan.notebook)
     if settings.controller_url:
@@ -54,6 +56,13 @@ def variables(plan: Plan) -> list[Object]:
     ):
         entries.append({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}})
     return entries
+
+
+def _lasts(plan: Plan) -> int | None:
+    """Seconds from the pod's start to its certain end, as far as that is known."""
+    deadline = plan.pod["spec"].get("activeDeadlineSeconds")
+    known = [plan.settings.session_seconds, deadline if isinstance(deadline, int) and deadline > 0 else None]
+    return min((seconds for seconds in known if seconds), default=None)
 
 
 def _course(notebook: Object) -> dict[str, str]:

@@ -22,6 +22,8 @@ def prepare(settings: PodSettings) -> None:
     os.environ["GIT_DIR"] = os.devnull
     for folder in (settings.state / "tmp", settings.at.run):
         folder.mkdir(parents=True, exist_ok=True)
+    if not settings.begun.exists():
+        settings.begun.touch()
 
 
 def strip_environment() -> None:

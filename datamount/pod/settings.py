@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from datamount import names
@@ -16,7 +17,8 @@ AGAIN = "DATAMOUNT_AGAIN"
 
 @dataclass(frozen=True, slots=True)
 class PodSettings:
-    """One pod's session. `kept`: the home outlives the pod by itself. `budget` in seconds."""
+    """One pod's session. `kept`: the home outlives the pod by itself. `budget` and `lasts` in seconds: how long the
+    launch may take, and how long the pod lives at most."""
 
     folder: Path
     kept: bool
@@ -35,6 +37,19 @@ class PodSettings:
     store: str | None
     store_endpoint: str | None
     credentials: Path | None
+    lasts: float | None = None
+
+    @property
+    def begun(self) -> Path:
+        """A file as old as the session."""
+        return self.state / "begun"
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When the pod is ended for certain, where that is known."""
+        if self.lasts is None or not 0 < self.lasts < 1e9 or not self.begun.exists():
+            return None
+        return datetime.fromtimestamp(self.begun.stat().st_mtime, UTC) + timedelta(seconds=self.lasts)
 
     @property
     def state(self) -> Path:
@@ -63,10 +78,12 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> PodSettings:
     def path(name: str) -> Path | None:
         return Path(environment[name]) if environment.get(name) else None
 
-    try:
-        budget = float(environment.get(names.ENV_FETCH_SECONDS, ""))
-    except ValueError:
-        budget = 90.0
+    def seconds(name: str) -> float | None:
+        try:
+            return float(environment.get(name, ""))
+        except ValueError:
+            return None
+
     return PodSettings(
         folder=path(names.ENV_FOLDER) or Path(names.HOME_DIR),
         kept=environment.get(names.ENV_FOLDER_KEPT) == "1",
@@ -82,9 +99,10 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> PodSettings:
         owner=environment.get(names.ENV_OWNER) or environment.get(names.ENV_POD_NAME) or "unknown",
         course_url=environment.get(names.ENV_COURSE_URL) or None,
         course_ref=environment.get(names.ENV_COURSE_REF) or None,
-        budget=budget,
+        budget=seconds(names.ENV_FETCH_SECONDS) or 90.0,
         controller=environment.get(names.ENV_CONTROLLER) or None,
         store=environment.get(names.ENV_STORE) or None,
         store_endpoint=environment.get(names.ENV_STORE_ENDPOINT) or None,
         credentials=path(names.ENV_CREDENTIALS),
+        lasts=seconds(names.ENV_SESSION_SECONDS),
     )

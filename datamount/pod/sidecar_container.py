@@ -82,6 +82,7 @@ def serve(settings: PodSettings) -> int:
         "image": settings.image,
         "exclude": list(save.exclude),
         "max_bytes": save.max_bytes,
+        "ends_at": settings.ends_at.isoformat() if settings.ends_at else None,
         "autosave": settings.keeps_work,
         "home_first": settings.keeps_work and not settings.kept and not settings.restored.exists(),
         # A sidecar that was restarted does not know what changed meanwhile.
