@@ -79,6 +79,8 @@ IMAGE_DIR: Final = "/var/lib/datamount-image"
 """Where fetch sees the notebook's image, where the cluster has image volumes."""
 CACHE_DIR: Final = "/var/cache/datamount"
 JUPYTER_DIR: Final = "/opt/datamount/jupyter"
+IMAGE_CONFIG_FILE: Final = "image-config-path"
+"""In JUPYTER_DIR: what JUPYTER_CONFIG_PATH is in the course's image. The variable in the pod hides it."""
 EXTENSION_DIR: Final = "/opt/datamount/image"
 TOKEN_DIR: Final = "/var/run/secrets/datamount"  # noqa: S105  (a folder)
 CREDENTIALS_DIR: Final = "/var/run/secrets/datamount-credentials"

@@ -66,6 +66,7 @@ seed() {
     fi
     fact uid "$(id -u)"
     fact gid "$(id -g)"
+    fact jupyter_config_path "${JUPYTER_CONFIG_PATH:-}" # which a pod's own variable hides from the notebook
     find_course
     if [ -n "$course" ]; then
         fact folder "$course"

@@ -70,7 +70,8 @@ class InjectSettings(_Strict):
     notebook, for older clusters."""
     image_volumes: bool = False
     """Read the course and the Jupyter extension from image volumes (Kubernetes 1.33 and newer, a container runtime
-    that has them). There is then no seed container, and the image needs no shell."""
+    that has them). There is then no seed container, and the image needs no shell; but a JUPYTER_CONFIG_PATH in the
+    image's own ENV is hidden by ours."""
 
     controller_url: str | None = Field(default=None, pattern=r"^https?://[^\s/]+$")
     """The controller, such as https://datamount-controller.datamount.svc. Without one, sessions know only public data

@@ -82,6 +82,7 @@ class Launch:
         handover = hand_over(settings)
         for problem in handover.problems:
             note(settings, problem)
+        self._hand_on_config_path(handover)
         opened = open_work(settings, handover)
         strip_environment()
         data = threading.Thread(target=self._data, args=(handover,), name="data", daemon=True)
@@ -105,6 +106,14 @@ class Launch:
                 say("the Lab extension has not been built into this image: there is no Save button, only the page")
         except Exception as error:
             note(self.settings, f"The Save button is not there. {sentence(error)}")
+
+    def _hand_on_config_path(self, handover: Handover) -> None:
+        """Leave the image's own JUPYTER_CONFIG_PATH where our configuration of Jupyter finds it."""
+        if self.settings.jupyter is None:
+            return
+        with suppress(OSError):
+            file = self.settings.jupyter / names.IMAGE_CONFIG_FILE
+            file.write_text(handover.jupyter_config_path, encoding="utf-8")
 
     def _left(self, factor: float = 1.0) -> float:
         return self.started + self.settings.budget * factor - time.monotonic()

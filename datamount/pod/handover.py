@@ -35,6 +35,8 @@ class Handover:
     problems: tuple[str, ...] = ()
     uid: int | None = None
     """The user that the course's image runs as."""
+    jupyter_config_path: str = ""
+    """What JUPYTER_CONFIG_PATH is in the course's image."""
 
 
 def read_handover(
@@ -66,7 +68,13 @@ def read_handover(
     else:
         problems = [line for line in _fact(folder, "problems").splitlines() if line][:20]
     uid = _fact(folder, "uid")
-    return Handover(course, fault, tuple(problems), int(uid) if uid.isdecimal() and len(uid) < 11 else None)
+    return Handover(
+        course,
+        fault,
+        tuple(problems),
+        uid=int(uid) if uid.isdecimal() and len(uid) < 11 else None,
+        jupyter_config_path=_fact(folder, "jupyter_config_path"),
+    )
 
 
 def take_from_image(image: Path, home: Path, volume: Path | None, out: Path) -> None:

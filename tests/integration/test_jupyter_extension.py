@@ -39,7 +39,21 @@ class Session:
             build = {"load": "static/remoteEntry.js", "extension": "./extension"}
             package = {"name": "datamount", "version": "1", "jupyterlab": {"_build": build}}
             (lab / "package.json").write_text(json.dumps(package))
+        self._make_image_config()
         self.processes: list[subprocess.Popen[bytes]] = []
+
+    def _make_image_config(self) -> None:
+        """Two folders as a course's image may have in its own JUPYTER_CONFIG_PATH."""
+        first, second = self.folder / "image-1", self.folder / "image-2"
+        (first / "jupyter_server_config.d").mkdir(parents=True)
+        second.mkdir()
+        hidden = {"ServerApp": {"jpserver_extensions": {"extension_of_the_image": True}}}
+        (first / "jupyter_server_config.d" / "x.json").write_text(json.dumps(hidden))
+        (first / "jupyter_server_config.py").write_text("c.ContentsManager.hide_globs = ['*.first']\n")
+        (second / "jupyter_server_config.py").write_text("c.ContentsManager.hide_globs = ['*.second']\n")
+        untitled = {"ContentsManager": {"untitled_notebook": "Of the image"}, "version": 1}
+        (second / "jupyter_server_config.json").write_text(json.dumps(untitled))
+        (self.extensions / "image-config-path").write_text(f"{first}:{second}")
 
     def start_jupyter(self) -> Jupyter:
         port = servers.free_port()
@@ -129,6 +143,20 @@ def test_without_a_sidecar_it_says_so(session: Session, jupyter: Jupyter) -> Non
 def test_kernels_have_the_variables(jupyter: Jupyter) -> None:
     """Variables of the run folder's env file are in the environment of kernels, as they were written."""
     assert jupyter.run("import os; print(os.environ['COURSE_PATH'], os.environ['QUOTED'])") == "/some where/else it's\n"
+
+
+def test_the_images_own_configuration_counts(session: Session, jupyter: Jupyter) -> None:
+    """What an image names in a JUPYTER_CONFIG_PATH of its own is read though the pod's variable hides it: Python and
+    JSON files, the first folder first, what is found later by the variable, and programs inherit it."""
+    for name in ("a.first", "a.second"):
+        (session.work / name).touch()
+    shown = [entry["name"] for entry in jupyter.http.get("/api/contents").json()["content"]]
+    assert ("a.first" in shown, "a.second" in shown) == (False, True)
+    made = jupyter.http.post("/api/contents", json={"type": "notebook"}).json()
+    assert made["name"] == "Of the image.ipynb"
+    assert "extension_of_the_image" in session.log()
+    path = jupyter.run("import os; print(os.environ['JUPYTER_CONFIG_PATH'])").strip().split(":")
+    assert path == [str(session.folder / "image-1"), str(session.folder / "image-2"), str(session.extensions)]
 
 
 def test_lab_loads_the_extension_of_the_folder(jupyter: Jupyter) -> None:

@@ -39,6 +39,7 @@ def test_a_session_from_launch_to_relaunch(s3: servers.S3Server, pods: Callable[
     assert (first.home / ".hidden").read_text() == "kept\n"
     assert f"CODES_PATH='{first.data}/codes'" in (first.run / names.ENV_FILE).read_text()
     assert (first.jupyter / "jupyter_server_config.py").is_file()
+    assert (first.jupyter / names.IMAGE_CONFIG_FILE).read_text() == ""
     assert first.status()["state"] == "ready"
     assert first.status()["course"] == "https://github.com/org/course"
     first.sidecar()

@@ -171,6 +171,16 @@ def test_the_repo_of_the_image_is_named(seed: Seed) -> None:
     assert handover.uid == os.getuid()
 
 
+def test_the_images_own_jupyter_configuration_is_named(seed: Seed) -> None:
+    """What the image says in JUPYTER_CONFIG_PATH is handed over; nothing where it says nothing."""
+    seed.run(JUPYTER_CONFIG_PATH="/etc/course:/opt/a b")
+    found = read_handover(seed.out, seed.out.with_name("copy"), image="reg/x:1")
+    assert found.jupyter_config_path == "/etc/course:/opt/a b"
+    (seed.out / "seeded").unlink()
+    seed.run()
+    assert read_handover(seed.out, seed.out.with_name("copy")).jupyter_config_path == ""
+
+
 def _no_home(seed: Seed) -> None:
     shutil.rmtree(seed.home)
 

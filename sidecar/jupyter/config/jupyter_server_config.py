@@ -26,3 +26,9 @@ try:
             _application.extra_labextensions_path.append(str(_extensions))
 except Exception as error:
     print(f"datamount: Jupyter starts without it ({type(error).__name__}: {error})", file=sys.stderr)
+try:
+    from datamount_jupyter.image_config import restore_image_config  # type: ignore[import-not-found]
+
+    restore_image_config(c, _here, load_subconfig)  # type: ignore[name-defined]  # noqa: F821  (of traitlets, too)
+except Exception as error:
+    print(f"datamount: the image's own configuration ({type(error).__name__}: {error})", file=sys.stderr)
