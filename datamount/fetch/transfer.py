@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import sys
 import threading
@@ -22,23 +21,24 @@ from typing import Any, Protocol
 
 from datamount.drivers.base import Buffer, Driver, Item
 from datamount.errors import DatamountError, DiskFull, NotFound, Unavailable, VerificationFailed
+from datamount.fetch.checkpoints import Checkpoints
 from datamount.fetch.digests import Digester
 from datamount.fetch.folders import Folder
-from datamount.fetch.ranges import read_ahead
+from datamount.fetch.ranges import Ranges
 from datamount.fetch.receipts import Receipt, Receipts, this_boot
 from datamount.fetch.workers import Crew, Memory
 from datamount.names import DATA_STATE_DIR
 
 SMALL = 64 * 1024
 """Bytes up to which a body is not counted against the memory: so many small ones at once take little."""
-CHUNK = 2 * 1024 * 1024
+CHUNK = 1024 * 1024
 """Bytes that a driver may hold of a body that it streams."""
-BESIDE = 512 * 1024
-"""Bytes of a chunk that is worth being hashed and written by two threads at once."""
 LARGE = 8 * 1024 * 1024
 """Bytes over which an object is resumed rather than fetched again."""
 CHECKPOINT = 1024 * 1024
-"""Bytes between the checkpoints of a large object: what a kill costs at most, beside what is on its way."""
+"""Bytes between the checkpoints of a large object."""
+BLOCK = 512 * 1024
+"""Bytes of a large object that are hashed at once."""
 _READ = 1024 * 1024
 _NEW = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -206,11 +206,12 @@ class Desk:
             self._discard(name)
 
     def partial_bytes(self, item: Item) -> int:
-        """Bytes of the object that are on the disk already."""
+        """Bytes of the object that are on the disk already. (A file written in ranges has holes.)"""
         try:
-            return os.stat(_temporary(item), dir_fd=self._partial, follow_symlinks=False).st_size
+            found = os.stat(_temporary(item), dir_fd=self._partial, follow_symlinks=False)
         except FileNotFoundError:
             return 0
+        return min(found.st_size, found.st_blocks * 512)
 
     def _resumable(self, item: Item) -> bool:
         return self.driver.supports_ranges and item.size is not None and item.size > LARGE
@@ -245,107 +246,66 @@ class Desk:
         return digester, offset
 
     def _write_large(self, item: Item, handle: int, temporary: str, attempt: Attempt) -> tuple[Digester, int]:
-        """As `_write`, from where an earlier transfer was, in parts read ahead; digest and disk work side by side."""
-        assert item.size is not None
-        offset, digester = self._resume(item, handle, temporary)
-        attempt.advance(offset)
-        flags = _NEW | os.O_APPEND | (0 if offset else os.O_TRUNC)
-        progress = os.open(f"{temporary}.progress", flags, 0o600, dir_fd=self._partial)
-        chunks: Iterator[Buffer] | None = None
-        try:
-            os.ftruncate(handle, offset)
-            os.lseek(handle, offset, os.SEEK_SET)
-            if offset == item.size:
-                return digester, offset
-            chunks = self._parts(item, offset, attempt)
-            mark = offset + CHECKPOINT
-            for chunk in chunks:
-                view = memoryview(chunk).cast("B")
-                size = view.nbytes
-                if size >= BESIDE:
-                    writing = _Beside(self._crew, handle, view)
-                    digester.update(view)
-                    writing.wait()
-                else:
-                    digester.update(view)
-                    _write_all(handle, view)
-                offset += size
-                if offset > item.size:
-                    break
-                attempt.advance(size)
-                if offset >= mark:
-                    os.write(progress, json.dumps([offset, digester.sha256()]).encode() + b"\n")
-                    mark = offset + CHECKPOINT
-        finally:
-            if close := getattr(chunks, "close", None):
-                close()
-            os.close(progress)
-        return digester, offset
-
-    def _parts(self, item: Item, offset: int, attempt: Attempt) -> Iterator[Buffer]:
-        assert item.size is not None
-        if self.driver.parallel_ranges:
-            return read_ahead(
-                lambda start, stop: self.driver.open(item, start, stop),
-                offset,
-                item.size,
-                crew=self._crew,
-                memory=self._memory,
-                beat=attempt.beat,
-            )
-        return self._in_one(item, offset, attempt)
-
-    def _in_one(self, item: Item, offset: int, attempt: Attempt) -> Iterator[Buffer]:
-        chunks = self.driver.open(item, offset) if offset else self.driver.open(item)
-        try:
-            for chunk in chunks:
-                attempt.beat(memoryview(chunk).nbytes)
-                yield chunk
-        finally:
-            if close := getattr(chunks, "close", None):
-                close()
-
-    def _resume(self, item: Item, handle: int, temporary: str) -> tuple[int, Digester]:
-        """How many bytes of the partial file are proven by its checkpoints, and their digest."""
-        marks = self._checkpoints(temporary)
-        proven, digester = 0, Digester(item.digest, item.size)
-        running = Digester(item.digest, item.size)
-        os.lseek(handle, 0, os.SEEK_SET)
-        position = 0
-        for offset, sha256 in marks:
-            while position < offset:
-                block = os.read(handle, min(_READ, offset - position))
-                if not block:
-                    break
-                running.update(block)
-                position += len(block)
-            if position != offset or running.sha256() != sha256:
-                break
-            proven = offset
-        if proven == position:
-            return proven, running
-        # The last checkpoint does not hold: count again up to the last one that does.
-        os.lseek(handle, 0, os.SEEK_SET)
-        left = proven
-        while left and (block := os.read(handle, min(_READ, left))):
-            digester.update(block)
-            left -= len(block)
-        return proven, digester
-
-    def _checkpoints(self, temporary: str) -> list[tuple[int, str]]:
-        try:
-            handle = os.open(f"{temporary}.progress", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._partial)
-        except FileNotFoundError:
-            return []
-        marks: dict[int, str] = {}
-        with os.fdopen(handle, "rb") as stream:
-            for line in stream:
+        """As `_write`, in ranges where the driver can, from where an earlier transfer was."""
+        with Checkpoints(self._partial, f"{temporary}.progress") as marks:
+            while True:
                 try:
-                    offset, sha256 = json.loads(line)
-                    marks[int(offset)] = str(sha256)
-                except (ValueError, TypeError):
-                    continue
-        return sorted(marks.items())
+                    return self._assemble(item, handle, marks, attempt)
+                except _Unproven as error:
+                    marks.forget_after(error.proven)
+                    attempt.give_back()
+
+    def _assemble(self, item: Item, handle: int, marks: Checkpoints, attempt: Attempt) -> tuple[Digester, int]:
+        """Read what an earlier transfer left, while what it did not comes; both pass the digest in order.
+
+        Raises _Unproven where the file is not what its checkpoints say.
+        """
+        assert item.size is not None
+        found = os.fstat(handle).st_size
+        known = marks.until(found)
+        start = known[-1][0] if known else 0
+        # Not where nothing is to be cut off: ext4 takes a truncation to 0 for a file being replaced, and then writes
+        # it all to the disk while it is closed (auto_da_alloc).
+        if found != start:
+            os.ftruncate(handle, start)
+        digester = Digester(item.digest, item.size)
+        block = memoryview(bytearray(BLOCK))
+        position = proven = 0
+        with Ranges(
+            lambda a, b: self.driver.open(item, a, b) if a or b is not None else self.driver.open(item),
+            handle,
+            start,
+            item.size,
+            parallel=self.driver.parallel_ranges,
+            crew=self._crew,
+            memory=self._memory,
+            beat=attempt.beat,
+        ) as ranges:
+            ranges.start()
+            while position < item.size:
+                old = position < start
+                mark = known[0][0] if old else proven + CHECKPOINT
+                end = start if old else ranges.written(position, min(BLOCK, mark - position))
+                wanted = min(end, mark) - position
+                if not wanted:
+                    break
+                count = os.preadv(handle, [block[: min(BLOCK, wanted)]], position)
+                if not count:
+                    raise _Unproven(proven)
+                digester.update(block[:count])
+                position += count
+                attempt.advance(count)
+                ranges.passed(position)
+                if old:
+                    attempt.beat(count)
+                if position == mark:
+                    if not old:
+                        marks.add(position, digester.sha256())
+                    elif digester.sha256() != known.pop(0)[1]:
+                        raise _Unproven(proven)
+                    proven = position
+            ranges.finish()
+            return digester, position + ranges.excess
 
     def _verify(self, item: Item, digester: Digester, size: int) -> None:
         if item.size is not None and size < item.size:
@@ -438,27 +398,12 @@ def clone(target: int, source: int) -> bool:
     return True
 
 
-class _Beside:
-    """A write in another thread."""
+class _Unproven(Exception):
+    """A partial file is not what its checkpoints say, but for its first `proven` bytes."""
 
-    def __init__(self, crew: Crew, handle: int, view: memoryview) -> None:
-        self._handle, self._view = handle, view
-        self._done = threading.Event()
-        self._error: OSError | None = None
-        crew.submit(self._run)
-
-    def _run(self) -> None:
-        try:
-            _write_all(self._handle, self._view)
-        except OSError as error:
-            self._error = error
-        finally:
-            self._done.set()
-
-    def wait(self) -> None:
-        self._done.wait()
-        if self._error is not None:
-            raise self._error
+    def __init__(self, proven: int) -> None:
+        super().__init__(proven)
+        self.proven = proven
 
 
 def _write_all(handle: int, chunk: Buffer) -> None:

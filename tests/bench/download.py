@@ -345,8 +345,9 @@ def _again(
 
 
 def _check(workload: Workload, target: Path) -> None:
-    state = target / ".datamount"
-    files = [p for p in target.rglob("*") if p.is_file() and state not in p.parents]
+    ours = target / ".datamount"
+    record = target / "set.datapackage.json"
+    files = [p for p in target.rglob("*") if p.is_file() and p != record and ours not in p.parents]
     if len(files) != workload.count or any(p.stat().st_size != workload.size for p in files):
         raise RuntimeError(f"delivered {len(files)} of {workload.count} files, or some of another size")
 

@@ -381,7 +381,7 @@ def test_a_large_object_goes_on_at_its_checkpoint(bench: Bench) -> None:
 
 @pytest.mark.parametrize("damage", ["bytes", "short", "checkpoints"])
 def test_a_damaged_partial_file_is_not_trusted(bench: Bench, damage: str) -> None:
-    """A partial file is used only as far as its checkpoints prove it."""
+    """A partial file is used only as far as its checkpoints prove it, though the rest is asked for meanwhile."""
     content = random.Random(2).randbytes(20 * MIB)
     bench.world.put("codes", {"big": content})
 
@@ -405,7 +405,7 @@ def test_a_damaged_partial_file_is_not_trusted(bench: Bench, damage: str) -> Non
     assert bench.fetch().state == "ready"
     assert bench.files() == {"big": content}
     proven = {"bytes": 9, "short": 12, "checkpoints": 0}[damage]
-    assert bench.world.starts == [("big", proven * MIB)]
+    assert bench.world.starts[-1] == ("big", proven * MIB)
 
 
 def test_two_fetches_at_once_transfer_once(bench: Bench) -> None:
