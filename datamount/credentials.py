@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import platformdirs
 import yaml
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, SkipValidation, ValidationError
 
 from datamount.errors import UsageError
+
+
+class PresignedReads(Protocol):
+    """Signs reads of buckets, one at a time. Raises what the signer refuses with. Safe to use from several threads."""
+
+    def object(self, bucket: str, key: str, version_id: str | None) -> str:
+        """The URL of one object; `Range` and `If-Match` may be sent to it."""
+
+    def page(self, bucket: str, query: Mapping[str, str]) -> str:
+        """The URL of one page of a list."""
 
 
 class Credential(BaseModel):
@@ -29,7 +40,7 @@ class Credential(BaseModel):
     `user` + `password`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     user: str | None = None
     password: SecretStr | None = None
@@ -44,6 +55,9 @@ class Credential(BaseModel):
     address: str | None = None
     token: SecretStr | None = None
     expires: datetime | None = None
+    presigned: bool = False
+    """There is no key: `reads` signs what is to be read."""
+    reads: Annotated[PresignedReads | None, SkipValidation, Field(exclude=True, repr=False)] = None
 
 
 class Credentials(Protocol):

@@ -20,6 +20,7 @@ from datamount.controller.events import Progress, ProgressEvents
 from datamount.controller.leases import MAX_ID, LeaseAnswer, LeaseRequest, Leases
 from datamount.controller.limits import BodyLimit
 from datamount.controller.metrics import Metrics
+from datamount.controller.s3_reads import Reads, SignedReads
 from datamount.controller.settings import Settings
 from datamount.errors import DatamountError, UsageError
 from datamount.inject import InjectSettings, inject
@@ -125,6 +126,12 @@ def _add_leases(app: FastAPI, controller: Controller, leases: Leases) -> None:
         """The lease, longer; with `credential` where it is a new one. `lease` in the answer replaces the old id."""
         response.headers["Cache-Control"] = "no-store"
         return leases.renew(session, lease)
+
+    @app.post("/v1/leases/{lease}/reads", tags=["leases"])
+    def reads(session: Session, lease: LeaseId, wanted: Reads, response: Response) -> SignedReads:
+        """Presigned URLs of objects and lists, for a lease whose credential says `presigned`."""
+        response.headers["Cache-Control"] = "no-store"
+        return leases.reads(session, lease, wanted)
 
     @app.delete("/v1/leases/{lease}", status_code=204, tags=["leases"])
     def revoke(session: Session, lease: LeaseId) -> None:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from datamount.controller import pachyderm_leases, s3_leases
+from datamount.controller import pachyderm_leases, s3_leases, s3_reads
 from datamount.controller.audit import Audit
 from datamount.controller.identity import PodSession
 from datamount.controller.metrics import Metrics
@@ -25,6 +25,7 @@ from datamount.controller.mysql_leases import MySQLLeases
 from datamount.controller.mysql_leases import granted as mysql_granted
 from datamount.controller.policy import CredentialPolicy, Denied, MySQLGrant, PolicyFile, StaticGrant, read_secret
 from datamount.controller.s3_leases import Place, S3Leases
+from datamount.controller.s3_reads import Reads, SignedReads
 from datamount.credentials import Credential
 from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError
 from datamount.manifest import CredentialName, Database, DatasetName, PachydermName, TableName
@@ -157,6 +158,28 @@ class Leases:
             raise
         self._note("revocation", session, request, handle=handle, source=policy.kind if policy else "gone")
 
+    def reads(self, session: PodSession, lease: str, wanted: Reads) -> SignedReads:
+        """URLs for what a session wants to read, where its lease is one for presigned reads. Decided anew each time."""
+        request, _ = _decode(lease)
+        try:
+            policy = self._decide(session, request)
+            if policy.s3 is None or not policy.s3.presigned:
+                raise Denied(
+                    f'dataset "{request.dataset}": the credential "{request.credential}" is not one for presigned '
+                    "reads.",
+                    "wrong kind",
+                    hint="Start the session again: the policy has changed.",
+                    who="you",
+                )
+            bucket, key = _parse(S3Source, request).place()
+            places = s3_leases.granted(policy.s3, bucket, key, dataset=request.dataset)
+            signed = s3_reads.sign(request.credential, policy.s3, places, wanted, dataset=request.dataset)
+        except DatamountError as error:
+            self._refused("reads", session, request, error)
+            raise
+        self._metrics.leases.labels("s3", "reads").inc()
+        return signed
+
     def allowed(self, session: PodSession) -> list[str]:
         """Names of the credentials that the policy lets this session use."""
         return self._policy.current().allowed(session)
@@ -200,6 +223,8 @@ class Leases:
         if policy.s3 is not None:
             bucket, key = _parse(S3Source, request).place()
             places = s3_leases.granted(policy.s3, bucket, key, dataset=request.dataset)
+            if policy.s3.presigned:
+                return "", Credential(presigned=True, endpoint_url=policy.s3.endpoint_url, region=policy.s3.region)
             name = f"{session.user or 'anonymous'}.{session.uid}"
             return "", S3Leases(request.credential, policy.s3).create(name, places, lifetime=policy.lifetime)
         if policy.pachyderm is not None:
@@ -273,7 +298,7 @@ def _static(name: str, grant: StaticGrant) -> Credential:
 
 def _plain(credential: Credential) -> dict[str, Any]:
     """The credential as it goes over TLS to its session: the one place where secrets are opened."""
-    document = credential.model_dump(mode="json", exclude_none=True)
+    document = credential.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     for name in ("password", "secret_access_key", "session_token", "token"):
         secret = getattr(credential, name)
         if secret is not None:

@@ -120,7 +120,7 @@ class MySQLGrant(_Model):
 
 
 class S3Grant(_Model):
-    """Read-only keys of an STS session."""
+    """Read-only keys of an STS session; or, for a store without STS, presigned URLs."""
 
     urls: list[Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^*?\x00-\x1f]*)?$")]] = Field(
         min_length=1, description="s3://BUCKET/PREFIX that may be read; a session gets the part that it asks for."
@@ -128,9 +128,22 @@ class S3Grant(_Model):
     endpoint_url: str | None = None
     sts_endpoint_url: str | None = Field(None, description="Where AssumeRole is; default: endpoint_url.")
     region: str | None = None
-    role_arn: Text
+    role_arn: Text | None = None
+    presigned: bool = Field(
+        False,
+        description="Instead of a role: the controller signs each read with the key of the two files, which reads what "
+        "`urls` name.",
+    )
     access_key_id_file: Path | None = Field(None, description="Without it, the controller's own AWS identity is used.")
     secret_access_key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> S3Grant:
+        if (self.role_arn is None) != self.presigned:
+            raise ValueError("needs `role_arn` (STS), or `presigned: true` for a store without STS")
+        if self.presigned and not (self.access_key_id_file and self.secret_access_key_file):
+            raise ValueError("`presigned` needs access_key_id_file and secret_access_key_file")
+        return self
 
 
 class PachydermGrant(_Model):
@@ -185,7 +198,7 @@ class CredentialPolicy(_Model):
             raise ValueError("needs exactly one of mysql, s3, pachyderm, secret")
         if (self.secret is not None) != self.static:
             raise ValueError("`secret` needs `static: true` beside it, and only it does: the secret outlives sessions")
-        if self.s3 is not None and self.ttl < 900:
+        if self.s3 is not None and not self.s3.presigned and self.ttl < 900:
             raise ValueError("STS gives no session under 900 seconds")
         return self
 

@@ -25,7 +25,7 @@ class Presigner:
         self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
         self.seconds = settings.url_seconds
         self._region = settings.region
-        self._base = self._address(settings.public_endpoint_url or settings.endpoint_url)
+        self._base = bucket_address(settings.public_endpoint_url or settings.endpoint_url, self.bucket, self._region)
         self._credentials: Any = None
         self._lock = threading.Lock()
 
@@ -38,16 +38,9 @@ class Presigner:
         query: Mapping[str, str] | None = None,
     ) -> str:
         """The URL of one request to `key` of the store. Whoever uses it must send exactly these headers."""
-        from botocore.auth import S3SigV4QueryAuth
-        from botocore.awsrequest import AWSRequest
-
         path = f"{self.prefix}/{check_key(key)}" if self.prefix else check_key(key)
         target = f"{self._base}/{quote(path, safe='/-_.~')}"
-        if query:
-            target += "?" + "&".join(f"{quote(n, safe='')}={quote(v, safe='')}" for n, v in query.items())
-        request = AWSRequest(method, target, headers=dict(headers or {}))
-        S3SigV4QueryAuth(self._frozen(), "s3", self._region, expires=self.seconds).add_auth(request)
-        return str(request.url)
+        return presigned(method, target, self._frozen(), self._region, self.seconds, headers=headers, query=query)
 
     def _frozen(self) -> Any:
         """The credentials now; those of a role are renewed by botocore, whoever asks."""
@@ -64,10 +57,32 @@ class Presigner:
                 )
             return self._credentials.get_frozen_credentials()
 
-    def _address(self, endpoint: str | None) -> str:
-        """Path style at an endpoint of one's own, the bucket's own host name at AWS."""
-        if endpoint:
-            return f"{endpoint.rstrip('/')}/{self.bucket}"
-        if "." in self.bucket:  # no certificate of AWS covers its host name
-            return f"https://s3.{self._region}.amazonaws.com/{self.bucket}"
-        return f"https://{self.bucket}.s3.{self._region}.amazonaws.com"
+
+def presigned(
+    method: str,
+    target: str,
+    keys: Any,
+    region: str,
+    seconds: int,
+    *,
+    headers: Mapping[str, str] | None = None,
+    query: Mapping[str, str] | None = None,
+) -> str:
+    """The URL of one request to `target`, an encoded URL without a query, for whoever sends exactly these headers."""
+    from botocore.auth import S3SigV4QueryAuth
+    from botocore.awsrequest import AWSRequest
+
+    if query:
+        target += "?" + "&".join(f"{quote(n, safe='')}={quote(v, safe='')}" for n, v in query.items())
+    request = AWSRequest(method, target, headers=dict(headers or {}))
+    S3SigV4QueryAuth(keys, "s3", region, expires=seconds).add_auth(request)
+    return str(request.url)
+
+
+def bucket_address(endpoint: str | None, bucket: str, region: str) -> str:
+    """The URL of a bucket: path style at an endpoint of one's own, the bucket's own host name at AWS."""
+    if endpoint:
+        return f"{endpoint.rstrip('/')}/{bucket}"
+    if "." in bucket:  # no certificate of AWS covers its host name
+        return f"https://s3.{region}.amazonaws.com/{bucket}"
+    return f"https://{bucket}.s3.{region}.amazonaws.com"

@@ -129,7 +129,7 @@ class S3Leases:
             return Refused(
                 head,
                 hint="Check the role's trust policy and the controller's key. A store without STS needs "
-                "`secret` with `static: true`, which hands out the key itself.",
+                "`presigned: true` instead of a role.",
                 who="the hub's operator",
             )
         return Unavailable(head, who="the hub's operator", transient=True)

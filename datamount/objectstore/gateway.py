@@ -19,13 +19,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from pydantic import SecretStr
 
+from datamount.batches import Batches
 from datamount.connections import Answer, Connections, Lost
 from datamount.controller_client import ControllerClient, repeat
 from datamount.errors import Conflict, DatamountError, NotFound, Refused, Unavailable
@@ -35,7 +36,6 @@ from datamount.status import write_atomic
 PART = 8 << 20
 """Bytes a part; S3 takes 10,000 of them, 5 MiB at least. Smaller objects go in one request."""
 _PARALLEL_PARTS = 3
-_BATCH = 100
 _TRIES = 5
 _KEPT_URLS = 4096
 _MARGIN = 60.0
@@ -123,6 +123,10 @@ class GatewayStore:
         top, inner = _split(prefix)
         path = f"/v1/store/list?prefix={quote(inner, safe='')}"
         yield from repeat(lambda: self._list(top, path), _TRIES)
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        rests = (found.key.removeprefix(prefix) for found in self.list(prefix))
+        yield from {rest.partition("/")[0] for rest in rests if "/" in rest}
 
     def delete(self, key: str) -> None:
         name = self._name(key)
@@ -383,14 +387,6 @@ class GatewayStore:
         )
 
 
-@dataclass(slots=True)
-class _Wish:
-    operation: dict[str, Any]
-    done: threading.Event = field(default_factory=threading.Event)
-    signed: Signed | None = None
-    error: BaseException | None = None
-
-
 class _Signer:
     """Gets requests signed, many in one call when many threads ask; keeps URLs that read."""
 
@@ -398,8 +394,7 @@ class _Signer:
         self._client = client
         self._used = used
         self._lock = threading.Lock()
-        self._waiting: list[_Wish] = []
-        self._asking = False
+        self._batches: Batches[dict[str, Any], Signed] = Batches(self._ask)
         self._known: OrderedDict[str, Signed] = OrderedDict()
 
     def sign(self, operation: dict[str, Any]) -> Signed:
@@ -407,24 +402,15 @@ class _Signer:
         reading = operation["method"] == "GET"
         with self._lock:
             known = self._known.get(operation["key"]) if reading else None
-            if known and known.until > time.monotonic():
-                return known
-            wish = _Wish(operation)
-            self._waiting.append(wish)
-            leads = not self._asking
-            self._asking = True
-        if leads:
-            self._ask_for_all()
-        wish.done.wait()
-        if wish.error is not None:
-            raise wish.error
-        assert wish.signed is not None
+        if known and known.until > time.monotonic():
+            return known
+        signed = self._batches.get(operation)
         if reading:
             with self._lock:
-                self._known[operation["key"]] = wish.signed
+                self._known[operation["key"]] = signed
                 while len(self._known) > _KEPT_URLS:
                     self._known.popitem(last=False)
-        return wish.signed
+        return signed
 
     def forget(self, name: str) -> None:
         with self._lock:
@@ -434,47 +420,13 @@ class _Signer:
         with self._lock:
             self._known.clear()
 
-    def _ask_for_all(self) -> None:
-        """Ask until nobody waits. The one thread that does this serves all that come meanwhile."""
-        while True:
-            with self._lock:
-                wishes, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
-                if not wishes:
-                    self._asking = False
-                    return
-            try:
-                self._ask(wishes)
-            except DatamountError as error:
-                if len(wishes) > 1 and not error.transient:
-                    # One of them is refused: the others must not be.
-                    for wish in wishes:
-                        self._ask_alone(wish)
-                else:
-                    _fail(wishes, error)
-            except BaseException as error:
-                _fail(wishes, error)
-            for wish in wishes:
-                wish.done.set()
-
-    def _ask_alone(self, wish: _Wish) -> None:
-        try:
-            self._ask([wish])
-        except DatamountError as error:
-            wish.error = error
-
-    def _ask(self, wishes: list[_Wish]) -> None:
+    def _ask(self, operations: list[dict[str, Any]]) -> list[Signed]:
         asked = time.monotonic()
-        answer = self._client.call("POST", "/v1/store/batch", {"operations": [wish.operation for wish in wishes]})
+        answer = self._client.call("POST", "/v1/store/batch", {"operations": operations})
         until = asked + float(answer["seconds"]) - _MARGIN
         if "used" in answer:
             self._used(int(answer["used"]))
-        for wish, result in zip(wishes, answer["results"], strict=True):
-            wish.signed = Signed(result["method"], result["url"], result.get("headers") or {}, until)
-
-
-def _fail(wishes: Iterable[_Wish], error: BaseException) -> None:
-    for wish in wishes:
-        wish.error = error
+        return [Signed(r["method"], r["url"], r.get("headers") or {}, until) for r in answer["results"]]
 
 
 def _split(key: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from datamount.batches import Batches
 from datamount.controller_client import ControllerClient
 from datamount.credentials import Credential
 from datamount.errors import DatamountError, NotFound, Refused
@@ -60,6 +61,9 @@ class LeasedCredentials:
             wanted = {"dataset": dataset, "kind": declared.kind, "credential": name, "source": source}
             answer = self._client.call("POST", "/v1/leases", wanted)
             credential = Credential.model_validate(answer["credential"])
+            if credential.presigned:
+                reads = PresignedReads(self._client, str(answer["lease"]))
+                credential = credential.model_copy(update={"reads": reads})
             self._leases[dataset] = ({"credential": name, "lease": answer["lease"]}, credential)
             if self._book is not None and declared.kind in LASTING:
                 enter(self._book, dataset, str(answer["lease"]))
@@ -74,6 +78,26 @@ class LeasedCredentials:
                     with suppress(DatamountError):
                         self._client.call("DELETE", _path(lease["lease"]), tries=1)
             self._leases.clear()
+
+
+class PresignedReads:
+    """Has the reads of one lease signed by the controller, many in one request when many threads read."""
+
+    def __init__(self, client: ControllerClient, lease: str) -> None:
+        self._client, self._lease = client, lease
+        self._batches: Batches[dict[str, Any], str] = Batches(self._ask)
+
+    def object(self, bucket: str, key: str, version_id: str | None) -> str:
+        version = {"version_id": version_id} if version_id else {}
+        return self._batches.get({"bucket": bucket, "key": key} | version)
+
+    def page(self, bucket: str, query: Mapping[str, str]) -> str:
+        more = dict(query)
+        return self._batches.get({"bucket": bucket, "prefix": more.pop("prefix", ""), "query": more})
+
+    def _ask(self, reads: list[dict[str, Any]]) -> list[str]:
+        answer = self._client.call("POST", f"{_path(self._lease)}/reads", {"reads": reads})
+        return [str(url) for url in answer["urls"]]
 
 
 class Renewer:

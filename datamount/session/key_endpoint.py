@@ -72,7 +72,9 @@ class Endpoint:
             key, secret, token, expires = self._of_profile(name, found) if found.profile else _plain(found)
         if not (key and secret):
             raise Refused(
-                f'dataset "{name}": the credential "{source.credential}" has no access key.', who="the hub's operator"
+                f'dataset "{name}": the credential "{source.credential}" has no access key.',
+                hint="It signs single reads: use `access: copy`." if found.presigned else "",
+                who="the course's author" if found.presigned else "the hub's operator",
             )
         if not self._lasting and not (token and expires):
             raise Refused(

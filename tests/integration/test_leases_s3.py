@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from datamount.controller_client import ControllerClient
+from datamount.course import read_course
+from datamount.fetch.engine import fetch
+from datamount.pod.leased import LeasedCredentials
+from tests.gateway import serving
 from tests.kube.server import Object
 from tests.kube.site import IMAGE, Site, bearer, running_site, session_pod
 from tests.servers import PachydermServer, S3Server
@@ -30,10 +37,12 @@ def site(tmp_path: Path, s3: S3Server) -> Iterator[Site]:
             "urls": [f"s3://{bucket}/icd/", f"s3://{bucket}/one.csv"],
         }
         allow = [{"images": [IMAGE]}]
+        signed = {key: value for key, value in grant.items() if key != "role_arn"} | {"presigned": True}
         whole = grant | {"urls": [f"s3://{bucket}"]}
         wrong = grant | {"secret_access_key_file": site.secret_file("wrong", "planted-wrong")}
         credentials = {
             "icd": grant,
+            "signed": signed,
             "whole": whole,
             "wrong": wrong,
             "down": grant | {"endpoint_url": "http://127.0.0.1:9"},
@@ -138,6 +147,82 @@ def test_quilt_gets_the_bucket_that_is_granted(site: Site, client: TestClient, p
         keys.get_object(Bucket=s3.reader_bucket, Key=key)
     keys = connect(s3, lease(client, site.kube.token(pod), kind="quilt", registry=registry))
     refused(keys.get_object, Bucket=s3.reader_bucket, Key="icd-private/c.csv")
+
+
+# --- Presigned reads, for stores without STS ----------------------------------------------------------------------
+
+
+def asked(client: TestClient, token: str, given: Any, *reads: Object, status: int = 200) -> Any:
+    answer = client.post(f"/v1/leases/{given['lease']}/reads", json={"reads": reads}, headers=bearer(token))
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def got(url: str, **request: Any) -> tuple[int, bytes]:
+    answer = httpx.request(request.pop("method", "GET"), url, trust_env=False, **request)
+    return answer.status_code, answer.content
+
+
+def test_presigned_reads_are_of_the_granted_place(site: Site, client: TestClient, pod: Object, s3: S3Server) -> None:
+    """Without STS a session gets no key but URLs: each reads one object or list of the place that was granted; the
+    store takes them for nothing else, and nothing is signed beyond it, nor after the policy was changed."""
+    bucket, token = s3.reader_bucket, site.kube.token(pod)
+    given = lease(client, token, credential="signed", url=f"s3://{bucket}/icd/")
+    assert given["credential"] == {"presigned": True, "endpoint_url": s3.endpoint_url, "region": s3.region}
+    listing = {"bucket": bucket, "prefix": "icd/", "query": {"list-type": "2", "max-keys": "1000"}}
+    signed = asked(client, token, given, {"bucket": bucket, "key": "icd/a.csv"}, listing)
+    one, page = signed["urls"]
+    assert got(one) == (200, b"a")
+    assert got(page)[1].count(b"<Key>") == 2
+    assert got(one, method="PUT", content=b"x")[0] == 403
+    assert got(one, method="DELETE")[0] == 403
+    assert got(one.replace("icd/a.csv", "one.csv"))[0] == 403
+    assert got(page.replace("prefix=icd%2F", "prefix="))[0] == 403
+    for beyond in (
+        {"bucket": bucket, "key": "icd-private/c.csv"},
+        {"bucket": bucket, "key": "icd/../one.csv"},
+        {"bucket": "other-bucket", "key": "icd/a.csv"},
+        {"bucket": bucket, "prefix": ""},
+        {"bucket": bucket, "prefix": "icd"},
+        {"bucket": bucket, "prefix": "icd-private/"},
+    ):
+        asked(client, token, given, {"bucket": bucket, "key": "icd/a.csv"}, beyond, status=403)
+        assert site.audit()[-1]["what"] == "reads"
+    for nonsense in ({"bucket": bucket}, listing | {"key": "icd/a.csv"}, listing | {"query": {"policy": ""}}):
+        asked(client, token, given, nonsense, status=422)
+    single = lease(client, token, credential="signed", url=f"s3://{bucket}/one.csv")
+    assert got(asked(client, token, single, {"bucket": bucket, "key": "one.csv"})["urls"][0]) == (200, b"1")
+    asked(client, token, single, {"bucket": bucket, "prefix": "one"}, status=403)
+
+    with_keys = lease(client, token, url=f"s3://{bucket}/icd/")
+    asked(client, token, with_keys, {"bucket": bucket, "key": "icd/a.csv"}, status=403)
+    eve = site.kube.token(site.kube.add_pod(session_pod("jupyter-eve", image="registry.example.edu/other:1")))
+    asked(client, eve, given, {"bucket": bucket, "key": "icd/a.csv"}, status=403)
+    site.write_policy({"version": 1})
+    client.policy.read()  # type: ignore[attr-defined]
+    asked(client, token, given, {"bucket": bucket, "key": "icd/a.csv"}, status=403)
+    assert not any(secret in str([given, signed]) for name, secret in site.secrets.items() if name != "s3-id")
+
+
+def test_a_course_is_fetched_by_presigned_reads(site: Site, pod: Object, s3: S3Server, tmp_path: Path) -> None:
+    """The fetch of a pod whose lease is presigned delivers the dataset, with its lock, and asks for URLs in batches."""
+    bucket = s3.reader_bucket
+    s3.put(bucket, {f"icd/many/{number:03}.csv": b"x" * number for number in range(300)})
+    (tmp_path / "course").mkdir()
+    manifest = {"s3": {"url": f"s3://{bucket}/icd/", "credential": "signed", "endpoint_url": s3.endpoint_url}}
+    document = {"version": 1, "datasets": {"codes": manifest}}
+    (tmp_path / "course/datamount.yaml").write_text(json.dumps(document))
+    (tmp_path / "token").write_text(site.kube.token(pod))
+    course = read_course(tmp_path / "course")
+    with serving(site) as url:
+        credentials = LeasedCredentials(ControllerClient(url, tmp_path / "token"), course.manifest)
+        status = fetch(course, tmp_path / "data", tmp_path / "run", credentials=credentials)
+        credentials.close()
+    assert status.state == "ready", status
+    assert len(list((tmp_path / "data/codes/many").iterdir())) == 300
+    assert (tmp_path / "data/codes/sub/b.csv").read_bytes() == b"b"
+    counted = site.metrics().decode().partition('action="reads",kind="s3"} ')[2].split()[0]
+    assert float(counted) < 100
 
 
 def test_a_renewal_gives_new_keys(site: Site, client: TestClient, pod: Object, s3: S3Server) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import http.server
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from botocore.credentials import Credentials
 from pydantic import SecretStr
 
 from datamount import names
+from datamount.controller.presign import presigned
 from datamount.credentials import Credential
 from datamount.drivers.s3_access import S3Access
 from datamount.errors import NotFound, Refused, Unavailable, VerificationFailed
@@ -20,19 +23,39 @@ from tests import servers
 KEYS = ["plain.csv", "a b+c&d=e.csv", "ünï/cödé.txt", "per%20cent", "tilde~(x)'!*.txt", "empty"]
 
 
-@pytest.fixture(params=["obstore", "plain"])
+class Presigned:
+    """Signs as the controller does."""
+
+    def __init__(self, s3: servers.S3Server) -> None:
+        admin = s3.identities["admin"]
+        self.endpoint, self._keys = s3.endpoint_url, Credentials(admin.access_key_id, admin.secret_access_key)
+
+    def object(self, bucket: str, key: str, version_id: str | None) -> str:
+        return self._url(f"{bucket}/{quote(key, safe='/-_.~')}", {"versionId": version_id} if version_id else {})
+
+    def page(self, bucket: str, query: Mapping[str, str]) -> str:
+        return self._url(bucket, query)
+
+    def _url(self, path: str, query: Mapping[str, str]) -> str:
+        return presigned("GET", f"{self.endpoint}/{path}", self._keys, "us-east-1", 60, query=query)
+
+
+@pytest.fixture(params=["obstore", "plain", "presigned"])
 def access(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, s3: servers.S3Server
 ) -> Callable[..., S3Access]:
-    """Opens a bucket as on a laptop, and as in a pod."""
+    """Opens a bucket as on a laptop, as in a pod, and as in a pod whose lease has no key."""
     if request.param == "plain":
         monkeypatch.setenv(names.ENV_FOLDER, "/home/jovyan")
     admin = s3.identities["admin"]
     known = Credential(access_key_id=admin.access_key_id, secret_access_key=SecretStr(admin.secret_access_key))
 
+    if request.param == "presigned":
+        known = Credential(presigned=True, reads=Presigned(s3))
+
     def make(bucket: str, credential: Credential | None = known, **more: Any) -> S3Access:
         made = S3Access("x", bucket, credential=credential, endpoint_url=s3.endpoint_url, **more)
-        assert (made._plain is not None) == (request.param == "plain")
+        assert (made._plain is not None) == (request.param == "plain" or made._presigned is not None)
         return made
 
     return make
@@ -81,6 +104,9 @@ def test_what_is_missing_or_refused_is_said(s3: servers.S3Server, access: Callab
         read(access(bucket, None, anonymous=True), "k")
     down = access(bucket)
     down.endpoint = f"http://127.0.0.1:{servers.free_port()}"
+    if isinstance(down._presigned, Presigned):
+        down._presigned = Presigned(s3)
+        down._presigned.endpoint = down.endpoint
     with pytest.raises(Unavailable, match="did not answer"):
         read(down, "k")
 
