@@ -211,8 +211,9 @@ class Session:
         version = shared.look(gateway_of(self.workspace()).client, secret)
         return version, self._previewed(self.workspace().preview(version, target), target)
 
-    def end_show(self, *, keep: bool) -> Future[RestoreReport | None]:
-        """Take the student's own files back, or `keep` what is shown as theirs; saving goes on in either case.
+    def end_show(self, *, keep: bool) -> Future[tuple[Sequence[str], Sequence[str]]]:
+        """Take the student's own files back, or `keep` what is shown as theirs; saving goes on in either case. Gives the
+        paths that were restored and removed.
 
         Where the student changed something of what was shown, that becomes a version before it goes.
         """
@@ -248,25 +249,26 @@ class Session:
             self._set_restoring(restoring=False)
         return undo.id, report
 
-    def _end_show(self, *, keep: bool) -> RestoreReport | None:
+    def _end_show(self, *, keep: bool) -> tuple[Sequence[str], Sequence[str]]:
         showing = self._showing
         if showing is None:
-            return None
-        report = None
+            return (), ()
+        restored: Sequence[str] = ()
+        removed: Sequence[str] = ()
         if not keep:
             if changes(self._covered, self._scan()):
                 self._begin()
                 self._save("auto", "A shared version, with changes made here")
             self._set_restoring(restoring=True)
             try:
-                remove_added(self.settings.folder, showing.added)
-                report = self.workspace().restore(showing.share.undo, self.settings.folder)
+                removed = remove_added(self.settings.folder, showing.added)
+                restored = self.workspace().restore(showing.share.undo, self.settings.folder).restored
             finally:
                 self._set_restoring(restoring=False)
         self._set_showing(None)
         self._begin()
         self._save(*(("manual", "Kept a shared version") if keep else ("auto", "Own files after a shared version")))
-        return report
+        return restored, removed
 
     def _previewed(self, preview: Preview, target: Path) -> RestorePreview:
         there = scan(target, self._ignored) if target.is_dir() else {}

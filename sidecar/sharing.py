@@ -116,9 +116,10 @@ class EndShow(BaseModel):
 
 
 class Ended(BaseModel):
-    """The student's own files that were brought back."""
+    """The student's own files that were brought back, and those of the shared version that went."""
 
     restored: list[str]
+    removed: list[str]
 
 
 def add(app: FastAPI, session: Session) -> None:
@@ -178,5 +179,5 @@ def add(app: FastAPI, session: Session) -> None:
     @app.post("/api/v1/shared/end", tags=["shares"])
     async def end_show(body: EndShow) -> Ended:
         """Take the student's own files back, or keep what is shown as theirs. Saving goes on."""
-        report = await asyncio.shield(asyncio.wrap_future(session.end_show(keep=body.keep)))
-        return Ended(restored=[shown_path(path) for path in report.restored] if report else [])
+        restored, removed = await asyncio.shield(asyncio.wrap_future(session.end_show(keep=body.keep)))
+        return Ended(restored=[shown_path(p) for p in restored], removed=[shown_path(p) for p in removed])

@@ -45,16 +45,22 @@ def forget_showing(state: Path) -> None:
     (state / FILE).unlink(missing_ok=True)
 
 
-def remove_added(folder: Path, added: Iterable[str]) -> None:
-    """Remove files that came with a shared version, and the folders that this leaves empty. Follows no link."""
+def remove_added(folder: Path, added: Iterable[str]) -> list[str]:
+    """Remove files that came with a shared version, and the folders that this leaves empty; what was removed.
+
+    Follows no link.
+    """
     root = folder.resolve()
+    removed = []
     for path in added:
         place = root / path
         if place.parent.resolve() != place.parent or root not in place.parents:
             continue
         with suppress(OSError):
             place.unlink()
+            removed.append(path)
             above = place.parent
             while above != root:
                 above.rmdir()  # not one that holds something
                 above = above.parent
+    return removed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -107,10 +108,12 @@ class Student:
         self.jupyter = jupyter
         self._shots = shots
 
-    def open(self, path: str, *, wait: str = ".dm-State") -> None:
-        """Open a path below the base URL, such as "lab/tree/lesson.ipynb", and wait until it is usable."""
+    def open(self, path: str, *, wait: str = ".dm-State", key: str = "") -> None:
+        """Open a path below the base URL, such as "lab/tree/lesson.ipynb", and wait until it is usable. `key` is that
+        of a link, as BinderHub and JupyterHub hand it on."""
         sign = "&" if "?" in path else "?"
-        self.page.goto(f"{self.jupyter.url}/{path}{sign}token={self.jupyter.token}")
+        link = f"#datamount={key}" if key else ""
+        self.page.goto(f"{self.jupyter.url}/{path}{sign}token={self.jupyter.token}{link}")
         self.page.locator(wait).first.wait_for(timeout=60_000)
         if path.endswith(".ipynb"):
             self.page.locator(".jp-Notebook .cm-content").first.wait_for(timeout=60_000)
@@ -187,8 +190,20 @@ class Student:
         self.page.screenshot(path=self._shots / f"{name}.png")
 
 
+LANGUAGE = {
+    "name": "python",
+    "version": platform.python_version(),
+    "mimetype": "text/x-python",
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "pygments_lexer": "ipython3",
+    "nbconvert_exporter": "python",
+    "file_extension": ".py",
+}
+
+
 def notebook(*cells: str) -> str:
-    """A notebook as a course has it."""
+    """A notebook as a course has it: with its kernel's language, as the kernel would add it, so that opening it is no
+    change."""
     made = [
         {
             "cell_type": "code",
@@ -201,4 +216,5 @@ def notebook(*cells: str) -> str:
         for at, text in enumerate(cells)
     ]
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    return json.dumps({"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5})
+    metadata = {"kernelspec": kernel, "language_info": LANGUAGE}
+    return json.dumps({"cells": made, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})

@@ -94,7 +94,8 @@ def test_a_share_is_shown_read_only_and_given_back(site: GatewaySite, tmp_path: 
     with sidecar(tmp_path / "two", site, "org-course-x2") as api:
         assert api.get("/status").json()["save"]["state"] == "read-only"
         (work / "figures.txt").write_text("tried something")
-        assert api.post("/shared/end", json={}).status_code == 200
+        ended = api.post("/shared/end", json={}).json()
+        assert (ended["restored"], ended["removed"]) == (["report.txt"], ["figures.txt", "sub/deep.txt"])
         assert read(work) == own
         assert not (work / "sub").exists()
         assert api.get("/status").json()["save"]["state"] == "saved"
@@ -116,7 +117,7 @@ def test_a_share_becomes_ones_own_or_comes_beside(site: GatewaySite, tmp_path: P
         assert api.get("/status").json()["save"]["state"] != "read-only"
         assert api.post("/shared", json={"secret": secret, "into": "/etc"}).status_code == 400
         api.post("/shared", json={"secret": secret})
-        assert api.post("/shared/end", json={"keep": True}).json() == {"restored": []}
+        assert api.post("/shared/end", json={"keep": True}).json() == {"restored": [], "removed": []}
         assert read(work)["report.txt"] == "hours of work"
         assert api.get("/snapshots/latest/files/report.txt").text == "hours of work"
         assert api.get("/status").json()["save"]["state"] == "saved"

@@ -7,6 +7,11 @@ const byId = id => document.getElementById(id);
 
 class Problem extends Error {}
 
+const KEY = /dm[ks]_[A-Za-z0-9_-]{43}/;
+// The key with which this page was opened, taken out of the address at once: no bookmark shall hold it.
+const arrived = (location.hash.match(/^#datamount=(dm[ks]_[A-Za-z0-9_-]{43})$/) || [])[1];
+if (location.hash.startsWith('#datamount=')) history.replaceState(null, '', location.pathname + location.search);
+
 async function call(path, body, headers = {}) {
   const request = { credentials: 'same-origin', headers: { ...headers } };
   if (body !== undefined) {
@@ -54,14 +59,18 @@ function size(bytes) {
   return `${unit && bytes < 100 ? bytes.toFixed(1) : Math.round(bytes)} ${units[unit]}`;
 }
 
+const count = (number, word) => `${number} ${word}${number === 1 ? '' : 's'}`;
+
 function sentence(save) {
-  const files = count => `${count} file${count === 1 ? '' : 's'} changed since`;
+  const files = number => `${count(number, 'file')} changed since`;
+  if (save.share) return `○ Read-only share: you see the version of ${time(save.share.time)} that somebody shared. Nothing is saved.`;
+  const large = save.last && save.last.too_large ? save.last.too_large.length : 0;
   const last = save.last ? `Saved to storage ${time(save.last.time)}` : 'Nothing has been saved yet';
   switch (save.state) {
     case 'saving': return '… Saving';
     case 'failed': return `⚠ Not saved: ${save.error.detail} It is tried again; your files are safe in this session.`;
     case 'changed': return `● ${last}. ${files(save.changed_files)}.`;
-    case 'saved': return `✓ ${last}. Nothing has changed since.`;
+    case 'saved': return large ? `⚠ ${last}, without ${count(large, 'file')} for which there is no room.` : `✓ ${last}. Nothing has changed since.`;
     default: return 'Nothing to save: nothing has changed.';
   }
 }
@@ -90,6 +99,9 @@ function show(status) {
   // Only when it changes: a screen reader reads it out each time.
   if (byId('state').textContent !== said) byId('state').textContent = said;
   showMerge(status.merge);
+  showLimits(status);
+  byId('shown').hidden = !save.share;
+  byId('save').hidden = Boolean(save.share);
   byId('save-button').disabled = save.saving;
   list(byId('changed'), save.changed);
   list(byId('skipped'), save.last ? save.last.skipped.map(item => `${item.path}: ${item.reason}`) : []);
@@ -98,7 +110,17 @@ function show(status) {
   if (version !== shownVersion && !save.saving) {
     shownVersion = version;
     showHistory();
+    showSharing();
   }
+}
+
+function showLimits({ save, session }) {
+  const ends = session && session.ends_at;
+  byId('ends').hidden = !ends;
+  if (ends) byId('ends').textContent = `This session ends at ${time(ends)} at the latest.`;
+  const { quota } = save;
+  byId('quota').hidden = !(quota && quota.near);
+  if (quota) byId('quota').textContent = `Your saved work takes ${size(quota.used)} of ${size(quota.limit)}. What does not fit is left out of a save and named; notebooks and small files come first.`;
 }
 
 const STATES = { ready: '✓ Ready', pending: '… Waiting to be fetched', fetching: '… Fetching', partial: '⚠ Partly there', failed: '⚠ Not there' };
@@ -151,8 +173,6 @@ async function showHistory() {
   byId('history').querySelector('tbody').replaceChildren(...rows);
 }
 
-const count = (number, word) => `${number} ${word}${number === 1 ? '' : 's'}`;
-
 async function bringBack(version) {
   await act(async () => {
     const place = `snapshots/${version.id}/restore`;
@@ -174,6 +194,77 @@ async function bringBack(version) {
     const failed = done.failed.map(item => ` Not restored: ${item.path} (${item.reason}).`).join('');
     notice(`${count(done.restored.length, 'file')} restored.${failed} Open documents: load them again from their files. `, undo);
   });
+}
+
+// Links end in lab; this page is for sessions that have none.
+const here = link => link && link.replace(/([=/])lab(#|%23)/, (_, before, hash) => `${before}datamount${before === '=' ? '%2F' : '/'}${hash}`);
+
+async function showSharing() {
+  let found;
+  try {
+    found = await call('resume');
+  } catch {
+    return; // a store that is down: the state says so
+  }
+  byId('sharing').hidden = found.kind === 'store';
+  byId('resume').hidden = !found.key;
+  byId('open').hidden = Boolean(found.key);
+  byId('copy-resume').onclick = () => copy(here(found.link) || found.key, byId('copy-resume'));
+}
+
+async function copy(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = 'Copied';
+    setTimeout(() => { button.textContent = 'Copy'; }, 3000);
+  } catch {
+    prompt('Copy it:', text); // no clipboard without https
+  }
+}
+
+/** Ask with a list of what would change; the chosen place, or null for no. */
+function ask(title, { version, preview }, yes, places) {
+  byId('question-title').textContent = title;
+  byId('question-about').textContent = `Saved ${time(version.time)}${version.message ? `, “${version.message}”` : ''}: ${count(version.files, 'file')}, ${size(version.bytes)}.`;
+  byId('places').hidden = !places;
+  const groups = [['Replaced by what they were then', preview.replaced], ['Not there now, will be added', preview.new], ['Stay as they are', preview.kept]];
+  byId('question-files').replaceChildren(...groups.filter(([, names]) => names.length).map(([heading, names]) => {
+    const details = element('details', undefined, { open: names.length <= 8 });
+    const rows = element('ul');
+    rows.append(...names.slice(0, 200).map(name => element('li', name)));
+    details.append(element('summary', `${heading} (${names.length})`), rows);
+    return details;
+  }));
+  const dialog = byId('question');
+  dialog.querySelector('button[value=yes]').textContent = yes;
+  dialog.returnValue = 'no';
+  dialog.showModal();
+  return new Promise(resolve => {
+    dialog.addEventListener('close', () => {
+      resolve(dialog.returnValue === 'yes' ? dialog.querySelector('[name=place]:checked').value : null);
+    }, { once: true });
+  });
+}
+
+/** Offer the work behind a key, and bring it here if that is wanted. */
+async function offer(key) {
+  if (key.startsWith('dms_')) {
+    const found = await call('shared', { secret: key, dry_run: true });
+    const place = await ask('Look at shared work?', found, 'Show it', true);
+    if (place === null) return;
+    const into = place ? `shared-${found.version.id}` : null;
+    await call('shared', { secret: key, into });
+    notice(into ? `The shared files are in the folder ${into}.` : 'You see shared work, read-only. Open documents: load them again from their files.');
+    return;
+  }
+  const found = await call('resume', { key, dry_run: true });
+  if (!found.version) {
+    notice(`This key holds no work of this course; it was made in ${found.made_for}.`);
+  } else if ((await ask('Go on with your saved work?', found, 'Bring it here', false)) !== null) {
+    const done = await call('resume', { key });
+    notice(`${count(done.restored.restored.length, 'file')} restored. Open documents: load them again from their files.`);
+    showSharing();
+  }
 }
 
 function notice(what, ...more) {
@@ -205,6 +296,34 @@ byId('save').addEventListener('submit', event => {
   });
 });
 
+byId('open').addEventListener('submit', event => {
+  event.preventDefault();
+  const key = KEY.exec(byId('key').value);
+  act(async () => {
+    if (!key) throw new Problem('This is neither a key nor a link. Copy the whole of it.');
+    await offer(key[0]);
+    byId('key').value = '';
+  });
+});
+
+byId('share').addEventListener('submit', event => {
+  event.preventDefault();
+  act(async () => {
+    const given = await call('shares', { version: 'latest', days: 7 });
+    const text = here(given.session_link) || given.link || given.secret;
+    const button = element('button', 'Copy', { type: 'button', className: 'plain' });
+    button.addEventListener('click', () => copy(text, button));
+    byId('given').replaceChildren('Copy it now, it is not shown again: ', element('code', text), ' ', button);
+  });
+});
+
+for (const [id, keep] of [['own', false], ['keep', true]]) {
+  byId(id).addEventListener('click', () => act(async () => {
+    await call('shared/end', { keep });
+    notice(keep ? 'It is yours now, and saved.' : 'Your own files are back. Open documents: load them again from their files.');
+  }));
+}
+
 let events;
 
 function listen() {
@@ -233,3 +352,4 @@ document.addEventListener('visibilitychange', () => {
   }
 });
 listen();
+if (arrived) act(() => offer(arrived));

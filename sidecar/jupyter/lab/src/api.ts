@@ -23,12 +23,31 @@ export interface ILastSave {
   reason: string;
   created: boolean;
   skipped: ISkipped[];
+  /** Those of the skipped that a limit or the quota kept out. */
+  too_large?: string[];
   warnings: string[];
 }
 
+/** The tightest limit: of one version (the course's), or of all the work together (the hub's). */
+export interface IQuota {
+  used: number;
+  limit: number;
+  near: boolean;
+  per: 'version' | 'work';
+}
+
+/** Somebody's version that is shown in place of the student's files. */
+export interface IShown {
+  version: string;
+  time: string;
+  message: string;
+}
+
 export interface ISaveState {
-  state: 'unchanged' | 'saved' | 'changed' | 'saving' | 'failed';
+  state: 'unchanged' | 'saved' | 'changed' | 'saving' | 'failed' | 'read-only';
   last: ILastSave | null;
+  share?: IShown | null;
+  quota?: IQuota | null;
   changed_files: number;
   changed: string[];
   saving: boolean;
@@ -70,6 +89,7 @@ export interface IDataStatus {
 export interface IStatus {
   data: IDataStatus | null;
   save: ISaveState;
+  session?: { ends_at: string | null };
   /** What the launch merged; null or missing where it merged nothing. */
   merge?: IMergeSummary | null;
 }
@@ -137,6 +157,7 @@ export interface IFileDifference {
 export interface IPreview {
   new: string[];
   replaced: string[];
+  kept: string[];
   unchanged: number;
   not_stored: string[];
 }
@@ -157,19 +178,42 @@ export interface IShare {
 
 export interface IGivenShare extends IShare {
   secret: string;
+  /** Downloads it. */
   link: string | null;
+  /** Shows it in a new session of the course. */
+  session_link: string | null;
 }
 
 /** Whose the work is: a user's of the hub, whoever has the key, or of a store that has neither links nor keys. */
 export interface IResumeKey {
   kind: 'user' | 'work-key' | 'store';
   key: string | null;
+  /** Starts a session that offers the work. */
+  link: string | null;
 }
 
 export interface IResumed {
   versions: number;
   made_for: string;
   restored: IRestored | null;
+}
+
+/** What going on with the work under a key would do; nulls where it holds none of this course. */
+export interface IResumePreview {
+  versions: number;
+  made_for: string;
+  version: ISnapshot | null;
+  preview: IPreview | null;
+}
+
+export interface IShowPreview {
+  version: ISnapshot;
+  preview: IPreview;
+}
+
+export interface IEnded {
+  restored: string[];
+  removed: string[];
 }
 
 export interface IRestored {
@@ -240,6 +284,26 @@ export class Client {
 
   resume(key: string): Promise<IResumed> {
     return this.json('resume', { body: { key } });
+  }
+
+  /** What `resume` would do; nothing is done. */
+  previewResume(key: string): Promise<IResumePreview> {
+    return this.json('resume', { body: { key, dry_run: true } });
+  }
+
+  /** Bring a shared version here: below a folder, or, read-only, in place of the student's files. */
+  show(secret: string, into: string | null): Promise<IRestored> {
+    return this.json('shared', { body: { secret, into } });
+  }
+
+  /** What `show` would do; nothing is done. */
+  previewShow(secret: string): Promise<IShowPreview> {
+    return this.json('shared', { body: { secret, dry_run: true } });
+  }
+
+  /** Back to the student's files, or keep what is shown as theirs. */
+  endShow(keep: boolean): Promise<IEnded> {
+    return this.json('shared/end', { body: { keep } });
   }
 
   merge(): Promise<{ markdown: string | null }> {

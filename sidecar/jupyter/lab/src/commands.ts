@@ -5,19 +5,19 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import { ISignal, Signal } from '@lumino/signaling';
 import { Widget } from '@lumino/widgets';
 
-import type { IPreview, IRestored, ISkipped, ISnapshot } from './api';
+import type { IPreview, IRestored, ISnapshot } from './api';
+import { askResume, askShow } from './arrival';
 import type { Documents } from './documents';
+import { isShare } from './link';
 import type { SessionModel } from './model';
 import { Preview } from './preview';
+import { Resumption } from './resumption';
 import { moment, reason } from './words';
 
 export const SAVE = 'datamount:save';
 export const SAVE_WITH_MESSAGE = 'datamount:save-with-message';
 export const HISTORY = 'datamount:history';
 export const DATA = 'datamount:data';
-
-/** Reasons to leave a file out that no student needs to hear of; the panel lists them all the same. */
-const EXPECTED = ['a cache', "the link to the course's data", 'excluded by the course'];
 
 /** What the last restore did, and how to take it back. */
 export interface INotice {
@@ -31,7 +31,11 @@ export class Actions {
     readonly model: SessionModel,
     readonly documents: Documents,
     readonly trans: TranslationBundle
-  ) {}
+  ) {
+    this.resumption = new Resumption(model);
+  }
+
+  readonly resumption: Resumption;
 
   /** Write the open documents to their files, then save all files. Resolves when that is durable, or told why not. */
   save(message = ''): Promise<boolean> {
@@ -58,9 +62,8 @@ export class Actions {
       return false;
     }
     try {
-      const saved = await this.model.client.save(message);
+      await this.model.client.save(message);
       this.model.setWritten(false);
-      this._tellSkipped(saved.skipped);
       return true;
     } catch (error) {
       this.tell('error', trans.__('Not saved: %1', reason(error, trans)));
@@ -95,27 +98,30 @@ export class Actions {
 
   /** Bring back a version, or chosen files of it, after showing what that changes. What is there is saved first. */
   async restore(version: ISnapshot, paths: string[]): Promise<void> {
-    const preview = await this._alone(() => this._preview(version, paths));
+    const { client } = this.model;
+    const preview = await this._ask(() => client.preview(version.id, paths));
     if (preview && (await this._agreed(version, preview))) {
-      // The documents again: the dialog may have been open for long.
-      const done = await this._alone(() => this._bringBack(version.id, paths));
+      const done = await this._replace(() => client.restore(version.id, paths));
       if (done) {
         this._note(done, { version: done.undo, paths: done.restored });
       }
     }
   }
 
-  private async _preview(version: ISnapshot, paths: string[]): Promise<IPreview | null> {
+  /** What the files would become, with this tab's edits in them; null where that is not known, which was told. */
+  private _ask<T>(question: () => Promise<T>): Promise<T | null> {
     const { trans } = this;
-    if (!(await this._writeDocuments(this._notRestored))) {
-      return null;
-    }
-    try {
-      return await this.model.client.preview(version.id, paths);
-    } catch (error) {
-      this.tell('error', trans.__('Not restored: %1', reason(error, trans)));
-      return null;
-    }
+    return this._alone(async () => {
+      if (!(await this._writeDocuments(this._notRestored))) {
+        return null;
+      }
+      try {
+        return await question();
+      } catch (error) {
+        this.tell('error', trans.__('Not restored: %1', reason(error, trans)));
+        return null;
+      }
+    });
   }
 
   private async _agreed(version: ISnapshot, preview: IPreview): Promise<boolean> {
@@ -123,7 +129,7 @@ export class Actions {
     const something = preview.replaced.length + preview.new.length > 0;
     const answer = await showDialog({
       title: trans.__('Restore the version of %1', moment(version.time)),
-      body: new Preview(preview, trans),
+      body: new Preview({ preview, trans }),
       buttons: something
         ? [Dialog.cancelButton(), Dialog.okButton({ label: trans.__('Restore') })]
         : [Dialog.okButton({ label: trans.__('Close') })]
@@ -135,35 +141,72 @@ export class Actions {
   async undo(): Promise<void> {
     const undo = this.notice?.undo;
     if (undo) {
-      const done = await this._alone(() => this._bringBack(undo.version, undo.paths));
+      const done = await this._replace(() => this.model.client.restore(undo.version, undo.paths));
       if (done) {
         this._note(done);
       }
     }
   }
 
-  /** Go on with the work under a key: its newest version comes here, what is here is saved first. */
-  async resume(key: string): Promise<boolean> {
+  /** Offer the work behind a resume key or the secret of a share, with what it would change here. True when taken. */
+  offer(key: string): Promise<boolean> {
+    return isShare(key) ? this._offerShare(key) : this._offerResume(key);
+  }
+
+  private async _offerResume(key: string): Promise<boolean> {
+    const { trans, resumption } = this;
+    const { client } = this.model;
+    if (resumption.found?.key === key) {
+      return true; // this very session made it, or has taken it up
+    }
+    const found = await this._ask(() => client.previewResume(key));
+    if (!found) {
+      return false;
+    }
+    if (!found.version || !found.preview) {
+      this.tell('warning', trans.__('This key holds no work of this course; it was made in %1.', found.made_for));
+      return false;
+    }
+    if (!(await askResume(found.version, found.preview, trans))) {
+      return false;
+    }
+    const done = await this._replace(async () => (await client.resume(key)).restored);
+    resumption.again();
+    if (done) {
+      this._note(done, { version: done.undo, paths: done.restored });
+    }
+    return done !== null;
+  }
+
+  private async _offerShare(secret: string): Promise<boolean> {
     const { trans } = this;
-    return this._alone(async () => {
-      if (!(await this._writeDocuments(this._notRestored))) {
-        return false;
-      }
-      try {
-        const found = await this.model.client.resume(key);
-        if (found.restored) {
-          await this.documents.revert(found.restored.restored);
-          this._note(found.restored, { version: found.restored.undo, paths: found.restored.restored });
-        } else {
-          this.tell('warning', trans.__('This key holds no work of this course; it was made in %1.', found.made_for));
-        }
-        this.look();
-        return found.restored !== null;
-      } catch (error) {
-        this.tell('error', trans.__('Not resumed: %1', reason(error, trans)));
-        return false;
-      }
+    const { client } = this.model;
+    const found = await this._ask(() => client.previewShow(secret));
+    const place = found && (await askShow(found.version, found.preview, trans));
+    if (place === null) {
+      return false;
+    }
+    const done = await this._replace(() => client.show(secret, place || null));
+    if (done) {
+      const where = trans.__('The shared files are in the folder %1.', place);
+      this._noteText(this._said(done, place ? where : trans.__('You see shared work, read-only.')), done.restored);
+    }
+    return done !== null;
+  }
+
+  /** Back from a shared version to the student's own files, or keep it as theirs. */
+  async endShow(keep: boolean): Promise<void> {
+    const { trans } = this;
+    let gone: string[] = [];
+    const done = await this._replace(async () => {
+      const ended = await this.model.client.endShow(keep);
+      gone = ended.removed;
+      return ended;
     });
+    if (done) {
+      this.documents.close(gone);
+      this._noteText(keep ? trans.__('It is yours now, and saved.') : trans.__('Your own files are back.'), done.restored);
+    }
   }
 
   dismiss(): void {
@@ -203,53 +246,54 @@ export class Actions {
     }
   }
 
-  /** Tell what a save left out, once for each file and reason. */
-  private _tellSkipped(skipped: ISkipped[]): void {
-    const fresh = skipped
-      .filter(item => !EXPECTED.includes(item.reason))
-      .map(item => `${item.path}: ${item.reason}`)
-      .filter(text => !this._told.has(text));
-    fresh.forEach(text => this._told.add(text));
-    if (fresh.length) {
-      const { trans } = this;
-      this.tell('warning', trans._n('Saved, without %1 file: %2', 'Saved, without %1 files: %2', fresh.length, fresh.slice(0, 3).join('; ') + (fresh.length > 3 ? ' …' : '')));
-    }
-  }
-
-  private async _bringBack(version: string, paths: string[]): Promise<IRestored | null> {
+  /** Let files be replaced and show the new content; null where that failed, which was told. */
+  private _replace<T extends { restored: string[] }>(work: () => Promise<T | null>): Promise<T | null> {
     const { trans } = this;
-    if (!(await this._writeDocuments(this._notRestored))) {
-      return null;
-    }
-    // Typing in a document while its file is replaced would be lost: nothing can be clicked meanwhile.
-    const wait = new Dialog({
-      title: trans.__('Restoring …'),
-      body: new Widget(),
-      buttons: [],
-      hasClose: false
+    return this._alone(async () => {
+      // The documents again: a dialog may have been open for long.
+      if (!(await this._writeDocuments(this._notRestored))) {
+        return null;
+      }
+      // Typing in a document while its file is replaced would be lost: nothing can be clicked meanwhile.
+      const wait = new Dialog({
+        title: trans.__('Restoring …'),
+        body: new Widget(),
+        buttons: [],
+        hasClose: false
+      });
+      wait.launch().catch(() => undefined);
+      try {
+        const done = await work();
+        await this.documents.revert(done?.restored ?? []);
+        this.model.setWritten(false);
+        this.look();
+        return done;
+      } catch (error) {
+        this.tell('error', trans.__('Not restored: %1', reason(error, trans)));
+        return null;
+      } finally {
+        wait.dispose();
+      }
     });
-    wait.launch().catch(() => undefined);
-    try {
-      const done = await this.model.client.restore(version, paths);
-      await this.documents.revert(done.restored);
-      this.model.setWritten(false);
-      this.look();
-      return done;
-    } catch (error) {
-      this.tell('error', trans.__('Not restored: %1', reason(error, trans)));
-      return null;
-    } finally {
-      wait.dispose();
-    }
   }
 
   private _note(done: IRestored, undo?: INotice['undo']): void {
     const { trans } = this;
-    const parts = [
-      undo
-        ? trans._n('%1 file restored.', '%1 files restored.', done.restored.length)
-        : trans._n('Undone: %1 file is as it was.', 'Undone: %1 files are as they were.', done.restored.length)
-    ];
+    const first = undo
+      ? trans._n('%1 file restored.', '%1 files restored.', done.restored.length)
+      : trans._n('Undone: %1 file is as it was.', 'Undone: %1 files are as they were.', done.restored.length);
+    this._noteText(this._said(done, first), done.restored, done.restored.length ? undo : undefined);
+  }
+
+  private _noteText(text: string, files: string[], undo?: INotice['undo']): void {
+    this.notice = { text, files, undo };
+    this._noticed.emit();
+  }
+
+  /** A restore in words: what came of it, then what did not. */
+  private _said(done: IRestored, first: string): string {
+    const { trans } = this;
+    const parts = [first];
     if (done.unchanged) {
       parts.push(trans._n('%1 was the same already.', '%1 were the same already.', done.unchanged));
     }
@@ -258,10 +302,9 @@ export class Actions {
       parts.push(trans.__('Not restored: %1.', names));
     }
     if (done.not_stored.length) {
-      parts.push(trans.__('Large files of the course that are not kept with your work: %1.', done.not_stored.join(', ')));
+      parts.push(trans.__('Large files of the course that are not kept with the work: %1.', done.not_stored.join(', ')));
     }
-    this.notice = { text: parts.join(' '), files: done.restored, undo: done.restored.length ? undo : undefined };
-    this._noticed.emit();
+    return parts.join(' ');
   }
 
   private get _notRestored(): string {
@@ -269,7 +312,6 @@ export class Actions {
   }
 
   private _last: Promise<unknown> = Promise.resolve();
-  private _told = new Set<string>();
   private _noticed = new Signal<this, void>(this);
 
   tell(type: 'error' | 'warning' | 'success', text: string): void {

@@ -95,13 +95,25 @@ export class Documents {
 
   /** Show what is in the files now, in place: Jupyter's question "the file has changed" does not come up. */
   async revert(paths: string[]): Promise<void> {
-    const wanted = this.all().filter(context => {
-      const path = this.manager.services.contents.localPath(context.path);
-      // The session's folder may lie below Jupyter's root.
-      return paths.some(restored => path === restored || path.endsWith(`/${restored}`));
-    });
+    const wanted = this.all().filter(context => this.isOne(context, paths));
     // Jupyter itself tells of one that cannot be read.
     await Promise.allSettled(wanted.map(context => context.revert()));
+  }
+
+  /** Close documents whose files are gone: the next "save all" would write them again. */
+  close(paths: string[]): void {
+    for (const widget of [...this.app.shell.widgets('main')]) {
+      const context = this.manager.contextForWidget(widget);
+      if (context && this.isOne(context, paths)) {
+        widget.dispose();
+      }
+    }
+  }
+
+  private isOne(context: Context, paths: string[]): boolean {
+    const path = this.manager.services.contents.localPath(context.path);
+    // The session's folder may lie below Jupyter's root.
+    return paths.some(one => path === one || path.endsWith(`/${one}`));
   }
 
   /** The language of the kernel of the document that is in front, such as "python"; null where there is none. */

@@ -9,7 +9,7 @@ import { Folded, Panel } from './panel';
 import { useModel, useSignal } from './react';
 import { Sharing } from './sharing';
 import { Version } from './version';
-import { day, describe, reason } from './words';
+import { day, describe, moment, quota as quotaWords, reason } from './words';
 
 interface IProps {
   actions: Actions;
@@ -24,6 +24,7 @@ export function History({ actions, panel }: IProps): JSX.Element {
     <>
       <h2>{trans.__('Saved work')}</h2>
       <Now actions={actions} />
+      <Shown actions={actions} />
       <Notice actions={actions} />
       <Merged actions={actions} />
       <h2>{trans.__('History')}</h2>
@@ -66,7 +67,7 @@ function Now({ actions }: { actions: Actions }): JSX.Element {
         <Sign tag="span" className="dm-Icon" />
         <span>{state.long || state.short}</span>
       </p>
-      {model.link === 'connected' && (
+      {model.link === 'connected' && !model.readOnly && (
         <form className="dm-Form" onSubmit={event => void save(event)}>
           <label>
             {trans.__('Note for this version (optional)')}
@@ -88,14 +89,40 @@ function Now({ actions }: { actions: Actions }): JSX.Element {
   );
 }
 
+/** That somebody's version is shown, and the two ways out. */
+function Shown({ actions }: { actions: Actions }): JSX.Element | null {
+  const { model, trans } = actions;
+  const share = model.status?.save.share;
+  if (!share) {
+    return null;
+  }
+  return (
+    <section className="dm-Notice" aria-label={trans.__('Read-only share')}>
+      <p>
+        {share.message ? trans.__('Its note: “%1”.', share.message) : ''}{' '}
+        {trans.__('Look at everything, run it, try changes: your own files are kept aside, as a version in the history.')}
+      </p>
+      <button type="button" className="dm-Button" disabled={model.busy} onClick={() => void actions.endShow(false)}>
+        {trans.__('Back to my own files')}
+      </button>
+      <button type="button" className="dm-Button" disabled={model.busy} onClick={() => void actions.endShow(true)}>
+        {trans.__('Keep it as mine')}
+      </button>
+    </section>
+  );
+}
+
 function Lists({ status, actions }: { status: IStatus; actions: Actions }): JSX.Element {
   const { trans, model } = actions;
-  const { last, changed, changed_files } = status.save;
+  const { last, changed, changed_files, quota } = status.save;
+  const ends = status.session?.ends_at;
   const skipped = (last?.skipped ?? []).map(item => `${item.path}: ${item.reason}`);
   const more = changed_files - changed.length;
   const files = more > 0 ? [...changed, trans.__('and %1 more', more)] : changed;
   return (
     <>
+      {ends && <p className={model.minutesLeft() === null ? undefined : 'dm-Warning'}>{trans.__('This session ends at %1 at the latest.', moment(ends))}</p>}
+      {quota?.near && <p className="dm-Warning">{quotaWords(quota, trans)}</p>}
       {(last?.warnings ?? []).map(text => (
         <p className="dm-Warning" key={text}>
           {text}

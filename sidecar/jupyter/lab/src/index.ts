@@ -1,7 +1,7 @@
 /** Save, state, history and data in JupyterLab and Notebook 7. */
 
 import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
-import { ICommandPalette, IToolbarWidgetRegistry } from '@jupyterlab/apputils';
+import { ICommandPalette, IToolbarWidgetRegistry, Notification } from '@jupyterlab/apputils';
 import { IDocumentManager } from '@jupyterlab/docmanager';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
 import React from 'react';
@@ -12,9 +12,11 @@ import { Data } from './data';
 import { Documents } from './documents';
 import { History } from './history';
 import { dataIcon, historyIcon, saveIcon } from './icons';
+import { arrived, kept } from './link';
 import { SessionModel } from './model';
 import { Panel } from './panel';
 import { TopBar } from './topbar';
+import { Warnings } from './warnings';
 
 const LOOK_MILLISECONDS = 1000;
 
@@ -36,18 +38,19 @@ const plugin: JupyterFrontEndPlugin<void> = {
     const model = new SessionModel(new Client());
     const documents = new Documents(app, manager);
     const actions = new Actions(model, documents, trans);
-    const connected = () => model.link === 'connected';
+    const ours = () => model.link === 'connected' && !model.readOnly;
+    new Warnings(model, trans);
 
     commands.addCommand(SAVE, {
       label: trans.__('Save to Storage'),
       caption: trans.__('Save all open documents, then all files, to the storage'),
       icon: saveIcon,
-      isEnabled: connected,
+      isEnabled: ours,
       execute: () => actions.save()
     });
     commands.addCommand(SAVE_WITH_MESSAGE, {
       label: trans.__('Save to Storage with a Note…'),
-      isEnabled: connected,
+      isEnabled: ours,
       execute: () => actions.saveWithMessage()
     });
     const history = new Panel({
@@ -79,13 +82,15 @@ const plugin: JupyterFrontEndPlugin<void> = {
     }
     toolbars.addFactory('TopBar', 'datamount', () => new TopBar({ model, commands, trans }));
 
-    let link = model.link;
+    let enabled = ours();
     model.changed.connect(() => {
-      if (model.link !== link) {
-        link = model.link;
-        commands.notifyCommandChanged();
+      if (ours() !== enabled) {
+        enabled = ours();
+        commands.notifyCommandChanged(SAVE);
+        commands.notifyCommandChanged(SAVE_WITH_MESSAGE);
       }
     });
+    void welcome(app, actions);
     // No one signal tells of every open document's edits, also of those that extensions open.
     window.setInterval(() => actions.look(), LOOK_MILLISECONDS);
     app.serviceManager.contents.fileChanged.connect(() => model.setWritten(true));
@@ -98,5 +103,33 @@ const plugin: JupyterFrontEndPlugin<void> = {
     });
   }
 };
+
+/** Offer what this page was opened with, else what this browser remembers of the course. */
+async function welcome(app: JupyterFrontEnd, actions: Actions): Promise<void> {
+  const { resumption, trans, model } = actions;
+  await app.restored;
+  await new Promise<void>(resolve => {
+    const look = () => {
+      if (resumption.found) {
+        resumption.changed.disconnect(look);
+        resolve();
+      }
+    };
+    resumption.changed.connect(look);
+    look();
+  });
+  if (arrived) {
+    await actions.offer(arrived);
+    return;
+  }
+  const { kind, key } = resumption.found!;
+  const known = kind === 'work-key' && !key ? kept(model.status!.save.course) : '';
+  if (known) {
+    Notification.info(trans.__('This browser remembers earlier work of yours in this course.'), {
+      autoClose: false,
+      actions: [{ label: trans.__('Show what it holds'), callback: () => void actions.offer(known) }]
+    });
+  }
+}
 
 export default plugin;

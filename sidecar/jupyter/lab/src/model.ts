@@ -12,6 +12,9 @@ export type Link = 'asking' | 'connected' | 'absent' | 'lost';
 
 /** Milliseconds within which the sidecar has noticed a change of a file, in the largest folders. */
 const LOOKS_AT_LEAST_EVERY = 40000;
+/** Minutes before the end of the session from which on it is shown. */
+const END_IS_NEAR = 30;
+const TICK = 20000;
 const FIRST_PAUSE = 1000;
 const LONGEST_PAUSE = 30000;
 
@@ -25,6 +28,8 @@ export class SessionModel {
         this._wake?.();
       }
     });
+    // The time that is left changes although nothing else does.
+    window.setInterval(() => this.minutesLeft() !== null && this._changed.emit(), TICK);
     void this._follow();
   }
 
@@ -76,7 +81,22 @@ export class SessionModel {
   /** Whether closing the tab now could lose something. Files on the server are saved without the tab, if they can be. */
   atRisk(): boolean {
     const save = this.status?.save;
+    if (this.readOnly) {
+      return false;
+    }
     return this.unsaved.length > 0 || save?.state === 'failed' || (save?.state === 'changed' && !save.autosave);
+  }
+
+  /** Whole minutes until the hub ends this session; null where that is not known, or not before hours. */
+  minutesLeft(): number | null {
+    const ends = this.status?.session?.ends_at;
+    const left = ends ? Math.floor((Date.parse(ends) - Date.now()) / 60000) : Infinity;
+    return left <= END_IS_NEAR ? Math.max(0, left) : null;
+  }
+
+  /** Whether somebody's shared version is shown in place of the student's files. */
+  get readOnly(): boolean {
+    return !!this.status?.save.share;
   }
 
   private _set(link: Link, problem: IProblem | null = null): void {

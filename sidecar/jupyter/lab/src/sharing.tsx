@@ -1,10 +1,13 @@
 /** Coming back to this work without an account, and showing a version to somebody: only where the store can. */
 
+import type { TranslationBundle } from '@jupyterlab/translation';
 import React from 'react';
 
 import type { IGivenShare, IResumeKey, IShare } from './api';
 import type { Actions } from './commands';
+import { kept, ofThisHub } from './link';
 import { Copy, Panel } from './panel';
+import { useSignal } from './react';
 import { moment, reason } from './words';
 
 const DAYS = [1, 7, 14, 30];
@@ -15,55 +18,47 @@ interface IProps {
 }
 
 export function Sharing({ actions, panel }: IProps): JSX.Element | null {
-  const { model } = actions;
-  const [resume, setResume] = React.useState<IResumeKey | null>(null);
-  const course = model.status?.save.course ?? '';
-  React.useEffect(() => {
-    // A store of one's own answers "store"; whatever else goes wrong, there is nothing to offer.
-    const load = () => {
-      if (panel.isVisible && model.link === 'connected') {
-        model.client.resumeKey().then(found => {
-          keep(course, found.key);
-          setResume(found);
-        }, console.debug);
-      }
-    };
-    load();
-    model.saved.connect(load);
-    panel.shown.connect(load);
-    return () => {
-      model.saved.disconnect(load);
-      panel.shown.disconnect(load);
-    };
-  }, [model.link, course]);
-  if (!resume || resume.kind === 'store') {
+  const { model, resumption } = actions;
+  useSignal(resumption.changed);
+  const { found } = resumption;
+  if (model.link !== 'connected' || model.readOnly || !found || found.kind === 'store') {
     return null;
   }
   return (
     <>
-      {resume.kind === 'work-key' && <Resume resume={resume} course={course} actions={actions} />}
+      {found.kind === 'work-key' && <Resume resume={found} actions={actions} />}
       <Links actions={actions} panel={panel} />
     </>
   );
 }
 
-/** The key of this work to keep; before the first save, a place for the key of earlier work. */
-function Resume({ resume, course, actions }: { resume: IResumeKey; course: string; actions: Actions }): JSX.Element {
-  const { trans } = actions;
-  const known = resume.key ? '' : kept(course);
+/** The link to come back with; before the first save, a place for the key of earlier work. */
+function Resume({ resume, actions }: { resume: IResumeKey; actions: Actions }): JSX.Element {
+  const { trans, model } = actions;
+  const known = resume.key ? '' : kept(model.status?.save.course ?? '');
   const [key, setKey] = React.useState(known);
   const go = async (event: React.FormEvent) => {
     event.preventDefault();
-    if (await actions.resume(key.trim())) {
+    // A whole link will do.
+    if (await actions.offer(/dm[ks]_[A-Za-z0-9_-]{43}/.exec(key)?.[0] ?? key.trim())) {
       setKey('');
     }
   };
+  const link = resume.key && (resume.link ?? ofThisHub(resume.key));
   return (
     <section aria-label={trans.__('Come back later')}>
       <h2>{trans.__('Come back later')}</h2>
+      {link && (
+        <p>
+          {trans.__('This link starts a new session that offers your work. Keep it like a password: whoever has it can read and change your work.')}{' '}
+          <Copy text={link} label={trans.__('Copy the link to your work')} trans={trans} />
+        </p>
+      )}
       {resume.key && (
         <p>
-          {trans.__('With this key you go on with your work in another session. Keep it like a password.')}{' '}
+          {link
+            ? trans.__('Or paste the key into the history panel of another session:')
+            : trans.__('With this key you go on with your work in another session. Keep it like a password.')}{' '}
           <code>{`${resume.key.slice(0, 8)}…`}</code>{' '}
           <Copy text={resume.key} label={trans.__('Copy the key of your work')} trans={trans} />
         </p>
@@ -73,7 +68,7 @@ function Resume({ resume, course, actions }: { resume: IResumeKey; course: strin
           <label>
             {known
               ? trans.__('This browser has a key of earlier work in this course')
-              : trans.__('Key of earlier work in this course')}
+              : trans.__('Key or link of earlier work in this course')}
             <input
               className="dm-Input"
               type="password"
@@ -83,8 +78,8 @@ function Resume({ resume, course, actions }: { resume: IResumeKey; course: strin
               data-lm-suppress-shortcuts="true"
             />
           </label>
-          <button type="submit" className="dm-Button" disabled={!key.trim() || actions.model.busy}>
-            {trans.__('Go on with it')}
+          <button type="submit" className="dm-Button" disabled={!key.trim() || model.busy}>
+            {trans.__('Show what it holds')}
           </button>
         </form>
       )}
@@ -139,12 +134,7 @@ function Links({ actions, panel }: IProps): JSX.Element {
         </p>
       )}
       <div role="status">
-        {given && (
-          <p className="dm-Notice">
-            {trans.__('Copy it now: it is not shown again.')} <code>{given.link ?? given.secret}</code>{' '}
-            <Copy text={given.link ?? given.secret} label={trans.__('Copy the link')} trans={trans} />
-          </p>
-        )}
+        {given && <Given given={given} trans={trans} />}
       </div>
       {links.length > 0 && (
         <ul aria-label={trans.__('Links that are valid')}>
@@ -169,24 +159,27 @@ function Links({ actions, panel }: IProps): JSX.Element {
   );
 }
 
-const STORED = 'datamount:work-key:';
-
-/** Remember the key of a course in this browser, so that its next anonymous session can offer it. */
-function keep(course: string, key: string | null): void {
-  try {
-    if (key) {
-      window.localStorage.setItem(STORED + course, key);
-    }
-  } catch (error) {
-    // A browser that keeps nothing; the student still can copy it.
-    console.debug('datamount', error);
+/** A new link, the one time that it is shown: to look at it in a session, to download it, or the bare key. */
+function Given({ given, trans }: { given: IGivenShare; trans: TranslationBundle }): JSX.Element {
+  const session = given.session_link ?? ofThisHub(given.secret);
+  const shown: [string, string, string][] = [];
+  if (session) {
+    shown.push([trans.__('To look at in a session:'), session, trans.__('Copy the link to look at')]);
   }
-}
-
-function kept(course: string): string {
-  try {
-    return window.localStorage.getItem(STORED + course) ?? '';
-  } catch (error) {
-    return '';
+  if (given.link) {
+    shown.push([trans.__('To download:'), given.link, trans.__('Copy the link to download')]);
   }
+  if (!shown.length) {
+    shown.push([trans.__('To paste into a session of this course:'), given.secret, trans.__('Copy the key')]);
+  }
+  return (
+    <div className="dm-Notice">
+      <p>{trans.__('Copy it now: it is not shown again.')}</p>
+      {shown.map(([title, text, label]) => (
+        <p key={title}>
+          {title} <code>{text}</code> <Copy text={text} label={label} trans={trans} />
+        </p>
+      ))}
+    </div>
+  );
 }

@@ -33,14 +33,18 @@ function Bar({ model, commands, trans }: IProps): JSX.Element {
   useModel(model);
   const state = describe(model, trans);
   const available = model.link === 'connected';
+  const left = model.minutesLeft();
+  const save = model.readOnly
+    ? trans.__('This is a read-only share: nothing is saved until you go back to your own files (see the history)')
+    : trans.__('Save all open documents, then all files, to the storage (%1)', 'Ctrl/⌘ Alt S');
   const Sign = SIGNS[state.mood].react;
   return (
     <>
       <button
         type="button"
         className="dm-Button dm-mod-main dm-Save"
-        title={trans.__('Save all open documents, then all files, to the storage (%1)', 'Ctrl/⌘ Alt S')}
-        disabled={model.busy || !available}
+        title={save}
+        disabled={model.busy || !available || model.readOnly}
         onClick={() => void commands.execute(SAVE)}
       >
         <saveIcon.react tag="span" className="dm-Icon" />
@@ -57,6 +61,12 @@ function Bar({ model, commands, trans }: IProps): JSX.Element {
         <Sign tag="span" className="dm-Icon" />
         <span className="dm-State-text">{state.short}</span>
       </button>
+      {left !== null && (
+        <span className="dm-Ends">
+          <SIGNS.bad.react tag="span" className="dm-Icon" />
+          {trans._n('Session ends in %1 minute', 'Session ends in %1 minutes', left)}
+        </span>
+      )}
       <span className="dm-Hidden" role="status" aria-live="polite">
         {state.short}
       </span>

@@ -77,13 +77,13 @@ function Content({ version, versions, actions }: IProps): JSX.Element {
   return (
     <div className="dm-Version-content">
       <div className="dm-Row">
-        <button type="button" className="dm-Button" onClick={() => void actions.restore(version, [])}>
+        <button type="button" className="dm-Button" disabled={model.readOnly} onClick={() => void actions.restore(version, [])}>
           {trans.__('Restore all')}
         </button>
         <button
           type="button"
           className="dm-Button"
-          disabled={!chosen.size}
+          disabled={!chosen.size || model.readOnly}
           onClick={() => void actions.restore(version, [...chosen])}
         >
           {chosen.size

@@ -2,7 +2,7 @@
 
 import type { TranslationBundle } from '@jupyterlab/translation';
 
-import { ApiError, IProblem, ISnapshot } from './api';
+import { ApiError, IProblem, IQuota, ISnapshot } from './api';
 import type { SessionModel } from './model';
 
 export type Mood = 'good' | 'pending' | 'busy' | 'bad' | 'none';
@@ -32,6 +32,10 @@ export function describe(model: SessionModel, trans: TranslationBundle): IState 
   if (save.state === 'saving' || model.busy) {
     return same('busy', save.restoring ? trans.__('Restoring …') : trans.__('Saving …'));
   }
+  if (save.share) {
+    const long = trans.__('Read-only share: you see the version of %1 that somebody shared. Nothing is saved here.', moment(save.share.time));
+    return { mood: 'none', short: trans.__('Read-only share'), long };
+  }
   switch (save.state) {
     case 'failed': {
       const safe = trans.__('It is tried again; your files are safe in this session.');
@@ -58,10 +62,26 @@ export function describe(model: SessionModel, trans: TranslationBundle): IState 
     const looking = trans.__('Looking for changes …');
     return { mood: 'pending', short: looking, long: [last && last + '.', looking].filter(Boolean).join(' ') };
   }
+  const large = save.last?.too_large?.length ?? 0;
+  if (save.state === 'saved' && large) {
+    const short = trans._n('%2, without %1 file', '%2, without %1 files', large, last);
+    const why = trans.__('There is no room for: %1', save.last!.too_large!.slice(0, 5).join(', ') + (large > 5 ? ' …' : ''));
+    return { mood: 'bad', short, long: `${short}. ${why}` };
+  }
   if (save.state === 'saved') {
     return { mood: 'good', short: last, long: trans.__('%1. Nothing has changed since.', last) };
   }
   return same('none', trans.__('Nothing to save yet'));
+}
+
+/** How much of the tightest limit is taken, and what happens beyond it. */
+export function quota({ used, limit, per }: IQuota, trans: TranslationBundle): string {
+  const beyond = trans.__('What does not fit is left out of a save and named; notebooks and small files come first.');
+  const taken =
+    per === 'version'
+      ? trans.__('This version takes %1 of the %2 that the course allows.', size(used), size(limit))
+      : trans.__('Your saved work takes %1 of the %2 that you have here, all versions together.', size(used), size(limit));
+  return `${taken} ${beyond}`;
 }
 
 function same(mood: Mood, text: string): IState {

@@ -1,0 +1,58 @@
+/** Links that open a session: the key after the `#` of the address, and the key that this browser remembers. */
+
+import { PageConfig } from '@jupyterlab/coreutils';
+
+const NAME = 'datamount';
+const KEY = /^dm[ks]_[A-Za-z0-9_-]{43}$/;
+const STORED = 'datamount:work-key:';
+
+/**
+ * The key with which this page was opened, taken out of the address before Jupyter looks at it: neither a bookmark
+ * nor what the student copies from the address bar shall hold it.
+ */
+export const arrived = take();
+
+function take(): string | null {
+  const parts = window.location.hash.slice(1).split('&');
+  const mine = parts.find(part => part.startsWith(`${NAME}=`));
+  if (mine === undefined) {
+    return null;
+  }
+  const rest = parts.filter(part => part !== mine).join('&');
+  const { pathname, search } = window.location;
+  window.history.replaceState(window.history.state, '', pathname + search + (rest && `#${rest}`));
+  const key = mine.slice(NAME.length + 1);
+  return KEY.test(key) ? key : null;
+}
+
+export function isShare(key: string): boolean {
+  return key.startsWith('dms_');
+}
+
+/** Where a key opens a session of this hub, for where the hub's controller does not know. */
+export function ofThisHub(key: string): string | null {
+  const hub = PageConfig.getOption('hubPrefix');
+  if (!hub) {
+    return null;
+  }
+  const host = PageConfig.getOption('hubHost') || window.location.origin;
+  return `${host}${hub.replace(/\/*$/, '/')}user-redirect/lab#${NAME}=${key}`;
+}
+
+/** Remember the key of a course in this browser, so that its next anonymous session can offer it. */
+export function keep(course: string, key: string): void {
+  try {
+    window.localStorage.setItem(STORED + course, key);
+  } catch (error) {
+    // A browser that keeps nothing; the student still can copy it.
+    console.debug('datamount', error);
+  }
+}
+
+export function kept(course: string): string {
+  try {
+    return window.localStorage.getItem(STORED + course) ?? '';
+  } catch (error) {
+    return '';
+  }
+}
