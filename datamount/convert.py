@@ -24,7 +24,13 @@ from datamount.manifest import Manifest
 _ARCHIVES = {".zip": "zip", ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
 _GLOB = re.compile(r"[*?\[]")
 _TEMPLATE = re.compile(r"\{.*\}")
+_IN_CATALOG = re.compile(r"\{\{ *CATALOG_DIR *\}\}|\{\{ *CATALOG_PATH *\}\}")
+_CACHED = re.compile(r"^((simplecache|filecache|blockcache)::)+")
+_DOI = re.compile(r"(doi:|https?://(dx\.)?doi\.org/)?10\.\d{4,9}/\S+", re.I)
+_PAGES = ("drive.google.com", "osf.io", "zenodo.org", "figshare.com", "openneuro.org")
+_SCHEMES = frozenset("http https ftp sftp ssh s3 s3a s3n gs gcs az abfs abfss file".split())  # noqa: SIM905
 _WHERE = "give the address of its file"
+_HERE = "is a file of the repo already"
 
 
 @dataclass(slots=True)
@@ -111,16 +117,17 @@ def _repo2data(document: dict[str, Any], found: Conversion, path: Path) -> None:
             found.leave_out(name, "it has no `src`")
             continue
         source = entry["src"].strip()
-        host = urlsplit(source).hostname or "" if "://" in source else ""
-        if "://" not in source:
+        if not source:
+            found.leave_out(name, "its `src` is empty")
+        elif _DOI.fullmatch(source):
+            found.leave_out(name, f"its `src` is a DOI, which names a page; {_WHERE}")
+        elif "://" not in source:
             found.leave_out(name, "its `src` is a program, which a manifest cannot be; put its result at a URL")
         elif source.endswith(".git"):
             found.leave_out(name, "a DataLad or git repository is not supported")
-        elif host.endswith(("drive.google.com", "osf.io", "zenodo.org")) and "/files/" not in source:
-            found.leave_out(name, f"its `src` is a page of {host}; {_WHERE}")
         else:
-            # repo2data reads buckets unsigned.
-            declared = _declared(source, anonymous=True)
+            # repo2data reads buckets unsigned, and always as a folder.
+            declared = _declared(source, anonymous=True, folder=source.startswith("s3:"))
             _add(found, str(entry.get("projectName") or name), declared)
 
 
@@ -128,19 +135,30 @@ def _intake(document: dict[str, Any], found: Conversion, path: Path) -> None:
     """https://intake.readthedocs.io/en/stable/catalog.html, version 1."""
     for name, entry in document["sources"].items():
         arguments = entry.get("args") or {}
+        driver = str(entry.get("driver"))
         address = arguments.get("urlpath") or arguments.get("path") or arguments.get("url")
         options = arguments.get("storage_options") or {}
+        if driver.rpartition(".")[2].lower() in ("catalog", "yaml_file_cat", "yamlfilecatalog", "yaml_files_cat"):
+            found.leave_out(name, "it is another catalog: convert its file, too")
+            continue
         about = {"description": entry.get("description")}
         addresses = address if isinstance(address, list) else [address]
         for number, one in enumerate(addresses):
             named = name if len(addresses) == 1 else f"{name}-{number + 1}"
             if not isinstance(one, str):
-                found.leave_out(named, f"its driver {entry.get('driver')!r} names no address of a file")
+                found.leave_out(named, f"its driver {driver!r} names no address of a file")
+            elif _IN_CATALOG.match(one) and not _TEMPLATE.search(_IN_CATALOG.sub("", one)):
+                found.leave_out(named, f"{_IN_CATALOG.sub('', one).lstrip('/')!r} {_HERE}")
             elif _TEMPLATE.search(one):
                 found.leave_out(named, "its address is a pattern or has parameters; write out each file")
             else:
-                endpoint = (options.get("client_kwargs") or {}).get("endpoint_url") or options.get("endpoint_url")
-                declared = _declared(one, anonymous=bool(options.get("anon")), endpoint=endpoint)
+                declared = _declared(
+                    one,
+                    anonymous=bool(options.get("anon")),
+                    endpoint=(options.get("client_kwargs") or {}).get("endpoint_url") or options.get("endpoint_url"),
+                    payer=bool(options.get("requester_pays")),
+                    folder="zarr" in driver.lower(),
+                )
                 _add(found, named, declared, **about)
                 if set(options) & {"key", "secret", "token", "password", "username"}:
                     found.left_out.append(f"{named}: its secret is not copied; name a `credential:` instead.")
@@ -160,35 +178,49 @@ def _dvc(document: dict[str, Any], found: Conversion, path: Path) -> None:
             )
         elif "repo" in source:
             found.leave_out(name, f"it is a file of another DVC repository, {_shown(str(source['repo'].get('url')))}")
+        elif "db" in source:
+            found.leave_out(name, "it is what a database answered; declare a `mysql` dataset with a `query`")
         elif "://" not in str(source["path"]):
             found.leave_out(name, "its source is a path of one machine")
+        elif str(source["path"]).startswith("remote://"):
+            found.leave_out(name, f"its source is below a remote of .dvc/config; {_WHERE}")
         else:
-            _add(found, name, _declared(str(source["path"])), title=document.get("desc") or out.get("desc"))
+            folder = str(out.get("md5") or out.get("hash") or "").endswith(".dir") or "files" in source
+            declared = _declared(str(source["path"]), folder=folder, version=source.get("version_id"))
+            _add(found, name, declared, title=document.get("desc") or out.get("desc"))
 
 
 def _frictionless(document: dict[str, Any], found: Conversion, path: Path) -> None:
     """https://datapackage.org: each resource with a URL is a dataset."""
     for number, resource in enumerate(document["resources"]):
         name = str(resource.get("name") or f"{document.get('name', 'data')}-{number + 1}")
-        places = resource.get("path")
-        licenses = resource.get("licenses") or document.get("licenses") or [{}]
+        places = resource.get("path") or resource.get("url")  # before 1.0 it was `url`
         about = {
             "title": resource.get("title") or document.get("title"),
             "description": resource.get("description"),
-            "license": licenses[0].get("name") or licenses[0].get("title"),
+            "license": _license(resource) or _license(document),
         }
         for at, place in enumerate(places if isinstance(places, list) else [places]):
             named = f"{name}-{at + 1}" if isinstance(places, list) and len(places) > 1 else name
             if place is None:
                 found.leave_out(named, "its data stands in the package itself")
             elif "://" not in place:
-                found.leave_out(named, f"{place!r} is a file of the repo already")
+                found.leave_out(named, f"{place!r} {_HERE}")
             else:
                 declared = _declared(place, unpack=False)
                 algorithm, _, value = str(resource.get("hash") or "").rpartition(":")
-                if algorithm == "sha256" and "url" in declared and not isinstance(places, list):
+                if isinstance(declared, dict) and "url" in declared and (algorithm, places) == ("sha256", place):
                     declared["sha256"] = value.lower()
                 _add(found, named, declared, **about)
+
+
+def _license(described: Mapping[str, Any]) -> str | None:
+    """The first licence's name, as the versions of the specification have spelt it."""
+    given = described.get("licenses") or described.get("license")
+    first = given[0] if isinstance(given, list) else given
+    if not isinstance(first, dict):
+        return str(first) if first else None
+    return next((str(first[key]) for key in ("name", "id", "type", "title") if first.get(key)), None)
 
 
 _FORMATS: list[tuple[str, Callable[[Path, Any], bool], Callable[[dict[str, Any], Conversion, Path], None]]] = [
@@ -214,20 +246,40 @@ def _add(found: Conversion, name: str, declared: dict[str, Any] | str, **about: 
 
 
 def _declared(
-    address: str, *, anonymous: bool = False, endpoint: str | None = None, unpack: bool = True
-) -> dict[str, Any]:
-    """The source keys of one address; {"url": …} of what is no bucket."""
+    address: str,
+    *,
+    anonymous: bool = False,
+    endpoint: str | None = None,
+    payer: bool = False,
+    version: str | None = None,
+    folder: bool = False,
+    unpack: bool = True,
+) -> dict[str, Any] | str:
+    """The source keys of one address, {"url": …} of what is no bucket; else the reason why there are none."""
+    address = _CACHED.sub("", address)
     scheme, _, rest = address.partition("://")
+    host = urlsplit(address).hostname or "" if scheme in ("http", "https") else ""
+    if not rest:
+        return f"{address!r} {_HERE}"
+    if scheme not in _SCHEMES and "::" not in address:
+        return f"nothing reads {scheme}:// addresses here; {_WHERE}"
+    if host.endswith(_PAGES) and not re.search(r"/(files|download|ndownloader)(/|$)", urlsplit(address).path):
+        return f"{host} has a page there; {_WHERE}"
     if scheme in ("s3", "s3a", "s3n"):
+        if folder and not rest.endswith("/"):
+            rest += "/"
         bucket, _, key = rest.partition("/")
         source: dict[str, Any] = {"url": f"s3://{bucket}/{key}"}
         if glob := _GLOB.search(key):
-            folder = key[: glob.start()].rpartition("/")[0]
-            folder += "/" if folder else ""
-            source = {"url": f"s3://{bucket}/{folder}", "include": [key[len(folder) :]]}
-        return {
-            "s3": source | ({"endpoint_url": endpoint} if endpoint else {}) | ({"anonymous": True} if anonymous else {})
-        }
+            above = key[: glob.start()].rpartition("/")[0]
+            above += "/" if above else ""
+            source = {"url": f"s3://{bucket}/{above}", "include": [key[len(above) :]]}
+        more = {"endpoint_url": endpoint, "anonymous": anonymous, "requester_pays": payer}
+        if version and not source["url"].endswith("/"):
+            more["version_id"] = version
+        return {"s3": source | {key: value for key, value in more.items() if value}}
+    if folder:
+        return f"it is a folder at {scheme}://, and only buckets of S3 can be declared whole; name its files one by one"
     name = urlsplit(address).path.lower()
     kind = next((kind for suffix, kind in _ARCHIVES.items() if name.endswith(suffix)), None) if unpack else None
     return {"url": address} | ({"unpack": kind} if kind else {})

@@ -21,12 +21,15 @@ REPO2DATA = {
     "projectName": "Brain Scans_1",
 }
 REPO2DATA_MANY = {
-    "bucket": {"src": "s3://openneuro.org/ds000001/", "projectName": "ds1"},
+    "bucket": {"src": "s3://openneuro.org/ds000001", "projectName": "ds1"},
     "program": {"src": "import tensorflow\ntensorflow.keras.datasets.mnist.load_data()", "projectName": "mnist"},
     "drive": {"src": "https://drive.google.com/uc?id=1", "projectName": "drive"},
     "record": {"src": "https://zenodo.org/record/6482995", "projectName": "zenodo"},
     "file": {"src": "https://zenodo.org/record/6482995/files/x.csv", "projectName": "ds1"},
     "lad": {"src": "https://github.com/org/data.git", "projectName": "lad"},
+    "doi": {"src": "10.5281/zenodo.6941758"},
+    "osf": {"src": "https://osf.io/va2jw/download", "projectName": "osf"},
+    "blank": {"src": ""},
     "empty": {"dst": "x"},
 }
 INTAKE = """
@@ -43,6 +46,12 @@ sources:
       storage_options: {key: AKPLANTED, secret: planted-secret, client_kwargs: {endpoint_url: "https://s3.example.edu"}}
   two: {driver: csv, args: {urlpath: [https://example.edu/a.csv, https://example.edu/b.csv]}}
   near: {driver: csv, args: {urlpath: "{{ CATALOG_DIR }}/x.csv"}}
+  years: {driver: netcdf, args: {urlpath: "simplecache::s3://era5/{{ year }}/x.nc"}}
+  inner: {driver: intake.catalog.local.YAMLFileCatalog, args: {path: "{{ CATALOG_DIR }}/more.yml"}}
+  cube: {driver: zarr, args: {urlpath: s3://cubes/rain.zarr, storage_options: {requester_pays: true}}}
+  cloud: {driver: zarr, args: {urlpath: gs://cubes/rain.zarr}}
+  kept: {driver: csv, args: {urlpath: "simplecache::s3://codes/icd.csv", storage_options: {anon: true}}}
+  lake: {driver: csv, args: {urlpath: "hdfs://namenode/x.csv"}}
   sql: {driver: sql, args: {uri: "mysql://u:planted@h/db"}}
   leak: {driver: csv, args: {urlpath: "https://u:planted@example.edu/x.csv"}}
 """
@@ -53,6 +62,18 @@ deps:
 - {etag: '"x"', size: 3, path: https://example.edu/data.csv}
 outs:
 - {md5: d41d8cd98f00b204e9800998ecf8427e, size: 3, path: data.csv}
+"""
+DVC_FOLDER = """
+deps:
+- {path: s3://course/images, files: [{relpath: 1.png, etag: x, version_id: y}]}
+- {path: s3://course/x.csv, etag: x, version_id: 3HL4kqt}
+- {path: remote://course/y.csv, etag: x}
+- {db: {query: SELECT 1}}
+outs:
+- {md5: d41d8cd98f00b204e9800998ecf8427e.dir, path: images}
+- {md5: d41d8cd98f00b204e9800998ecf8427e, path: x.csv}
+- {md5: d41d8cd98f00b204e9800998ecf8427e, path: y.csv}
+- {md5: d41d8cd98f00b204e9800998ecf8427e, path: z.csv}
 """
 DVC_ADD = "outs:\n- {md5: d41d8cd98f00b204e9800998ecf8427e.dir, path: images}\n"
 DVC_REPO = """
@@ -69,6 +90,7 @@ PACKAGE = {
         {"name": "icd", "path": "https://example.edu/icd.csv", "hash": f"sha256:{SHA}", "description": "All."},
         {"name": "packed", "path": "https://example.edu/x.zip", "hash": "d41d8cd98f00b204e9800998ecf8427e"},
         {"name": "parts", "path": ["https://example.edu/1.csv", "https://example.edu/2.csv"]},
+        {"name": "old", "url": "https://example.edu/old.csv", "licenses": {"id": "odc-pddl"}},
         {"name": "local", "path": "data/x.csv"},
         {"name": "inline", "data": [1, 2]},
     ],
@@ -99,8 +121,9 @@ def converted(tmp_path: Path, name: str, content: Any) -> Conversion:
             {
                 "ds1": {"s3": {"url": "s3://openneuro.org/ds000001/", "anonymous": True}},
                 "ds1-2": {"url": "https://zenodo.org/record/6482995/files/x.csv"},
+                "osf": {"url": "https://osf.io/va2jw/download"},
             },
-            ["program: ", "drive: ", "record: ", "lad: ", "empty: "],
+            ["program: ", "drive: ", "zenodo: ", "lad: ", "doi: its `src` is a DOI", "blank: ", "empty: "],
         ),
         (
             "catalog.yml",
@@ -113,10 +136,30 @@ def converted(tmp_path: Path, name: str, content: Any) -> Conversion:
                 "private": {"s3": {"url": "s3://course/x.parquet", "endpoint_url": "https://s3.example.edu"}},
                 "two-1": {"url": "https://example.edu/a.csv"},
                 "two-2": {"url": "https://example.edu/b.csv"},
+                "cube": {"s3": {"url": "s3://cubes/rain.zarr/", "requester_pays": True}},
+                "kept": {"s3": {"url": "s3://codes/icd.csv", "anonymous": True}},
             },
-            ["private: its secret is not copied", "near: ", "sql: ", "leak: a URL in a course must not hold"],
+            [
+                "private: its secret is not copied",
+                "near: 'x.csv' is a file of the repo",
+                "years: its address is a pattern",
+                "inner: it is another catalog",
+                "cloud: it is a folder at gs://",
+                "lake: nothing reads hdfs://",
+                "sql: ",
+                "leak: a URL in a course must not hold",
+            ],
         ),
         ("data.csv.dvc", DVC_URL, {"data": {"url": "https://example.edu/data.csv"}}, []),
+        (
+            "images.dvc",
+            DVC_FOLDER,
+            {
+                "images": {"s3": {"url": "s3://course/images/"}},
+                "x": {"s3": {"url": "s3://course/x.csv", "version_id": "3HL4kqt"}},
+            },
+            ["y.csv: its source is below a remote", "z.csv: it is what a database answered"],
+        ),
         ("images.dvc", DVC_ADD, {}, ["images: DVC keeps it under its MD5"]),
         (
             "data.csv.dvc",
@@ -138,6 +181,7 @@ def converted(tmp_path: Path, name: str, content: Any) -> Conversion:
                 "packed": {"title": "Codes", "license": "CC0-1.0", "url": "https://example.edu/x.zip"},
                 "parts-1": {"title": "Codes", "license": "CC0-1.0", "url": "https://example.edu/1.csv"},
                 "parts-2": {"title": "Codes", "license": "CC0-1.0", "url": "https://example.edu/2.csv"},
+                "old": {"title": "Codes", "license": "odc-pddl", "url": "https://example.edu/old.csv"},
             },
             ["local: ", "inline: "],
         ),
