@@ -54,6 +54,7 @@ def _load_yaml(text: str, file: str) -> list[Any]:
     import yaml
 
     from datamount.errors import UsageError
+    from datamount.operatorfile import yaml_fault
 
     class Loader(yaml.SafeLoader):
         """As Kubernetes reads YAML: a date is a string."""
@@ -64,8 +65,9 @@ def _load_yaml(text: str, file: str) -> list[Any]:
     }
     try:
         return list(yaml.load_all(text, Loader))
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file} is neither JSON nor YAML: {error}.", who="you") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        shown = "standard input" if file == "-" else file
+        raise UsageError(f"{shown} is neither JSON nor YAML: {yaml_fault(error)}.", who="you") from None
 
 
 def _print_yaml(documents: list[Any], settings: Any) -> None:

@@ -33,11 +33,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from datamount import operatorfile
 from datamount.controller.identity import PodSession
-from datamount.controller.settings import faults
 from datamount.errors import Refused, Unavailable, UsageError
 from datamount.manifest import CredentialName, Database, Host, TableName
 
@@ -367,14 +366,7 @@ class PolicyFile:
 
 def parse(content: bytes, where: str) -> Policy:
     """The policy in a YAML document. Raises UsageError that names the keys, not the values."""
-    try:
-        return Policy.model_validate(yaml.safe_load(content) or {})
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" (line {mark.line + 1})" if mark else ""
-        raise UsageError(f"{where} is not YAML{place}.", who="the hub's operator") from None
-    except ValidationError as error:
-        raise UsageError(f"{where} is not valid: {faults(error)}", who="the hub's operator") from None
+    return operatorfile.parse(content, Policy, where)
 
 
 def mysql_grants(policy: Policy) -> Iterator[tuple[str, CredentialPolicy, MySQLGrant]]:

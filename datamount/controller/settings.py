@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork
 
+from datamount import operatorfile
 from datamount.controller.store_settings import StoreSettings
-from datamount.errors import UsageError
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -101,23 +100,4 @@ class Settings(_Model):
 
 def load(path: Path) -> Settings:
     """The settings in a file. Raises UsageError that names the key, not its value."""
-    try:
-        return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except OSError as error:
-        raise UsageError(f"the settings {path} cannot be read ({error.strerror}).", who="the hub's operator") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"the settings {path} are not YAML.", who="the hub's operator") from error
-    except ValidationError as error:
-        raise UsageError(
-            f"the settings {path} are not valid: {faults(error)}.",
-            hint="Mend the chart's values, or the file.",
-            who="the hub's operator",
-        ) from None
-
-
-def faults(error: ValidationError) -> str:
-    """Where and why, without the values: a misplaced secret must not reach a log."""
-    return "; ".join(
-        f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}"
-        for fault in error.errors(include_input=False, include_url=False)
-    )
+    return operatorfile.read(path, Settings, "the settings")

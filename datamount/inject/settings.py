@@ -6,11 +6,9 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from datamount import names
-from datamount.errors import UsageError
+from datamount import names, operatorfile
 
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i)?$")]
 """A Kubernetes quantity, such as "500m" (CPU) or "64Mi" (bytes)."""
@@ -144,17 +142,4 @@ class InjectSettings(_Strict):
 
 def read_inject_settings(path: Path) -> InjectSettings:
     """The settings of a YAML file; UsageError names each key that is wrong."""
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return InjectSettings.model_validate(loaded if loaded is not None else {})
-    except OSError as error:
-        raise UsageError(f"the settings {path} cannot be read ({error.strerror}).", who="the hub's operator") from error
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors())
-        raise UsageError(
-            f"the settings {path} are not valid: {faults}.",
-            hint=f"Known keys: {', '.join(InjectSettings.model_fields)}.",
-            who="the hub's operator",
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"the settings {path} are not YAML: {error}.", who="the hub's operator") from error
+    return operatorfile.read(path, InjectSettings, "the settings")
