@@ -19,7 +19,7 @@ from tests.browser.session import Session, Student, notebook
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "sidecar/jupyter/lab/node_modules/axe-core/axe.min.js"
 # A busy machine takes its time; nothing here is a measurement.
-expect.set_options(timeout=40_000)
+expect.set_options(timeout=60_000)
 QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
@@ -106,7 +106,7 @@ def student(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callab
             context = browser.new_context(**options)
             contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         return Student(page, jupyter, shots)
 

@@ -62,13 +62,13 @@ class Pod:
         self._log = folder / "log"
 
     @contextlib.contextmanager
-    def sidecar(self) -> Iterator[None]:
+    def sidecar(self, *options: str) -> Iterator[None]:
         """Running while the block runs."""
         place = self.run / "sidecar.json"
         command = [
             *(sys.executable, "-m", "sidecar", "--folder", self.work, "--run", self.run),
             *("--state", self.folder / "state", "--store", (self.folder / "store").as_uri()),
-            *("--owner", "ada", "--course", "c"),
+            *("--owner", "ada", "--course", "c", *options),
         ]
         with self._running(command, dict(os.environ)):
             self._wait(lambda: httpx.get(json.loads(place.read_text())["url"] + "/healthz").is_success)

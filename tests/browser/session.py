@@ -135,14 +135,14 @@ class Student:
 
         A kernel that tells its language late makes the notebook unsaved again: then once more, as a student would.
         """
-        for seconds in (10, 40):
+        for seconds in (10, 90):
             self.page.locator(".dm-Save").click()
             with contextlib.suppress(Timeout):
                 self.state("good", seconds=seconds)
                 return
         raise AssertionError(self.page.locator(".dm-State").inner_text())
 
-    def state(self, mood: str, *, seconds: float = 40) -> str:
+    def state(self, mood: str, *, seconds: float = 60) -> str:
         """The state beside the Save button, once it is of this mood."""
         found = self.page.locator(f'.dm-State[data-mood="{mood}"]')
         try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,36 @@ def test_the_page_in_the_dark(pod: Pod, student: Students, violations: Callable[
         ada.page.locator("#history tbody tr").first.wait_for()
         ada.shot("dark")
         assert violations(ada) == []
+
+
+def test_warnings_before_loss(tmp_path: Path, student: Students, violations: Callable[..., list[str]]) -> None:
+    """What a save had no room for is named beside the state; a limit that is reached and a session that ends soon are
+    told, and stay visible in JupyterLab and on the page."""
+    pod = Pod(tmp_path / "pod")
+    (pod.work / "lesson.ipynb").write_text(notebook("answer = 1"))
+    (pod.work / "model.bin").write_bytes(bytes(2_000_000))
+    ends = (datetime.now(UTC) + timedelta(minutes=9)).isoformat()
+    with (
+        pod.sidecar("--max-bytes", "1000000", "--ends-at", ends),
+        pod.jupyter(environment("jupyterlab>=4"), "jupyterlab") as jupyter,
+    ):
+        ada = student(jupyter)
+        ada.open("lab/tree/lesson.ipynb")
+        ada.page.locator(".dm-Save").click()
+        assert "without 1 file" in ada.state("bad")
+        expect(ada.page.locator(".dm-Ends")).to_contain_text(re.compile(r"Session ends in \d minutes?"))
+        expect(ada.page.locator(".Toastify__toast", has_text="model.bin: over the limit")).to_be_visible()
+        expect(ada.page.locator(".Toastify__toast", has_text="This session ends at")).to_be_visible()
+        ada.history_panel()
+        ada.shot("warnings")
+        panel = ada.page.locator("#datamount-history")
+        expect(panel).to_contain_text("of the 1.0 MB that the course allows")
+        expect(panel).to_contain_text("There is no room for: model.bin")
+        assert violations(ada, ".dm-TopBar", "#datamount-history") == []
+        ada.open("datamount/", wait="#quota:not([hidden])")
+        expect(ada.page.locator("#ends")).to_contain_text("This session ends at")
+        expect(ada.page.locator("#state")).to_contain_text("without 1 file")
+        ada.shot("page")
 
 
 def _python38() -> str | None:

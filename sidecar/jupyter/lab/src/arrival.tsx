@@ -103,7 +103,7 @@ function Choice({ version, preview, folder, trans, choose }: IChoiceProps): JSX.
           {trans.__('In a new folder %1 beside my files', folder)}
         </label>
       </fieldset>
-      {!place && <Changes preview={preview} trans={trans} />}
+      {!place && <Changes preview={preview} trans={trans} shared />}
     </>
   );
 }

@@ -188,8 +188,11 @@ export class Actions {
     }
     const done = await this._replace(() => client.show(secret, place || null));
     if (done) {
-      const where = trans.__('The shared files are in the folder %1.', place);
-      this._noteText(this._said(done, place ? where : trans.__('You see shared work, read-only.')), done.restored);
+      const where = place ? trans.__('The shared files are in the folder %1.', place) : '';
+      const said = this._said(done, where);
+      if (said) {
+        this._noteText(said, done.restored);
+      }
     }
     return done !== null;
   }
@@ -293,8 +296,8 @@ export class Actions {
   /** A restore in words: what came of it, then what did not. */
   private _said(done: IRestored, first: string): string {
     const { trans } = this;
-    const parts = [first];
-    if (done.unchanged) {
+    const parts = first ? [first] : [];
+    if (done.unchanged && first) {
       parts.push(trans._n('%1 was the same already.', '%1 were the same already.', done.unchanged));
     }
     if (done.failed.length) {

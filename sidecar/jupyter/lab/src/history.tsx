@@ -9,7 +9,7 @@ import { Folded, Panel } from './panel';
 import { useModel, useSignal } from './react';
 import { Sharing } from './sharing';
 import { Version } from './version';
-import { day, describe, moment, quota as quotaWords, reason } from './words';
+import { day, describe, moment, reason, taken } from './words';
 
 interface IProps {
   actions: Actions;
@@ -84,7 +84,7 @@ function Now({ actions }: { actions: Actions }): JSX.Element {
           </button>
         </form>
       )}
-      {model.status && <Lists status={model.status} actions={actions} />}
+      {model.status && !model.readOnly && <Lists status={model.status} actions={actions} />}
     </>
   );
 }
@@ -99,7 +99,7 @@ function Shown({ actions }: { actions: Actions }): JSX.Element | null {
   return (
     <section className="dm-Notice" aria-label={trans.__('Read-only share')}>
       <p>
-        {share.message ? trans.__('Its note: “%1”.', share.message) : ''}{' '}
+        {share.message && trans.__('Its note: “%1”.', share.message)}{' '}
         {trans.__('Look at everything, run it, try changes: your own files are kept aside, as a version in the history.')}
       </p>
       <button type="button" className="dm-Button" disabled={model.busy} onClick={() => void actions.endShow(false)}>
@@ -121,8 +121,17 @@ function Lists({ status, actions }: { status: IStatus; actions: Actions }): JSX.
   const files = more > 0 ? [...changed, trans.__('and %1 more', more)] : changed;
   return (
     <>
-      {ends && <p className={model.minutesLeft() === null ? undefined : 'dm-Warning'}>{trans.__('This session ends at %1 at the latest.', moment(ends))}</p>}
-      {quota?.near && <p className="dm-Warning">{quotaWords(quota, trans)}</p>}
+      {ends && (
+        <p className={model.minutesLeft() === null ? undefined : 'dm-Warning'}>
+          {trans.__('This session ends at %1 at the latest.', moment(ends))}
+        </p>
+      )}
+      {quota?.near && (
+        <p className="dm-Warning">
+          {taken(quota, trans)}{' '}
+          {trans.__('What does not fit is left out of a save and named; notebooks and small files come first.')}
+        </p>
+      )}
       {(last?.warnings ?? []).map(text => (
         <p className="dm-Warning" key={text}>
           {text}

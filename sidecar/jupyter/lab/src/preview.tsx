@@ -11,6 +11,8 @@ const MOST_SHOWN = 200;
 interface IProps {
   preview: IPreview;
   trans: TranslationBundle;
+  /** It is of somebody else. */
+  shared?: boolean;
 }
 
 export class Preview extends ReactWidget {
@@ -25,17 +27,25 @@ export class Preview extends ReactWidget {
 }
 
 /** The files by what happens to them. Nothing is ever removed. */
-export function Changes({ preview, trans }: IProps): JSX.Element {
+export function Changes({ preview, trans, shared }: IProps): JSX.Element {
   const nothing = !preview.replaced.length && !preview.new.length;
   return (
     <>
       {nothing && <p>{trans.__('All of that is in your folder exactly so already.')}</p>}
-      <Names title={trans.__('Replaced by what they were then')} names={preview.replaced} trans={trans} />
+      <Names
+        title={shared ? trans.__('Replaced by the shared ones') : trans.__('Replaced by what they were then')}
+        names={preview.replaced}
+        trans={trans}
+      />
       <Names title={trans.__('Not there now, will be added')} names={preview.new} trans={trans} />
       <Names title={trans.__('Not kept with the work (large files of the course)')} names={preview.not_stored} trans={trans} />
       {!nothing && <Names title={trans.__('Stay as they are')} names={preview.kept} trans={trans} />}
       {!nothing && (
-        <p>{trans.__('Nothing is removed. Everything as it is now is saved first, and can be brought back by Undo.')}</p>
+        <p>
+          {shared
+            ? trans.__('Nothing is removed. Your files as they are now are saved first, and come back when you go back to them.')
+            : trans.__('Nothing is removed. Everything as it is now is saved first, and can be brought back by Undo.')}
+        </p>
       )}
     </>
   );

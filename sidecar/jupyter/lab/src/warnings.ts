@@ -4,7 +4,7 @@ import { Notification } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
 
 import type { SessionModel } from './model';
-import { clock, quota } from './words';
+import { clock, taken } from './words';
 
 /** Reasons to leave a file out that no student needs to hear of; the panel lists them all the same. */
 const EXPECTED = ['a cache', "the link to the course's data", 'excluded by the course', "datamount's own"];
@@ -23,17 +23,18 @@ export class Warnings {
 
   private _look(): void {
     const { model, trans } = this;
-    const found = model.status?.save.quota;
-    if (found?.near && !this._told.has('quota')) {
+    const save = model.status?.save;
+    // What there was no room for is told with its name.
+    if (save?.quota?.near && !save.last?.too_large?.length && !this._told.has('quota')) {
       this._told.add('quota');
-      Notification.warning(quota(found, trans), { autoClose: AUTO_CLOSE });
+      Notification.warning(taken(save.quota, trans), { autoClose: AUTO_CLOSE });
     }
     const left = model.minutesLeft();
     const due = left === null ? undefined : BEFORE_THE_END.filter(minutes => left <= minutes).pop();
     if (due !== undefined && !this._told.has(`end ${due}`)) {
       BEFORE_THE_END.filter(minutes => minutes >= due).forEach(minutes => this._told.add(`end ${minutes}`));
       const at = clock(model.status!.session!.ends_at!);
-      Notification.warning(trans.__('This session ends at %1. Save, and close what you have open.', at), {
+      Notification.warning(trans.__('This session ends at %1. Save before that.', at), {
         autoClose: false
       });
     }

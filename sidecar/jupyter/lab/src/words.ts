@@ -74,14 +74,11 @@ export function describe(model: SessionModel, trans: TranslationBundle): IState 
   return same('none', trans.__('Nothing to save yet'));
 }
 
-/** How much of the tightest limit is taken, and what happens beyond it. */
-export function quota({ used, limit, per }: IQuota, trans: TranslationBundle): string {
-  const beyond = trans.__('What does not fit is left out of a save and named; notebooks and small files come first.');
-  const taken =
-    per === 'version'
-      ? trans.__('This version takes %1 of the %2 that the course allows.', size(used), size(limit))
-      : trans.__('Your saved work takes %1 of the %2 that you have here, all versions together.', size(used), size(limit));
-  return `${taken} ${beyond}`;
+/** How much of the tightest limit is taken. */
+export function taken({ used, limit, per }: IQuota, trans: TranslationBundle): string {
+  return per === 'version'
+    ? trans.__('This version takes %1 of the %2 that the course allows.', size(used), size(limit))
+    : trans.__('Your saved work takes %1 of the %2 that you have here, all versions together.', size(used), size(limit));
 }
 
 function same(mood: Mood, text: string): IState {
