@@ -74,9 +74,9 @@ def quoted(identifier: str) -> str:
 
 
 def _exact(by: Column) -> str:
-    """A column as it is compared by its characters: its own collation may take "ecg" for "ECG"."""
+    """A column as it is compared by its bytes: collations take "ecg" for "ECG", or (utf8mb4_bin too) "x " for "x"."""
     name = quoted(by.name)
-    return f"CONVERT({name} USING utf8mb4) COLLATE utf8mb4_bin" if pa.types.is_string(by.type) else name
+    return f"CAST(CONVERT({name} USING utf8mb4) AS BINARY)" if pa.types.is_string(by.type) else name
 
 
 def _inner(query: str) -> str:

@@ -37,7 +37,7 @@ def database(mariadb: servers.MariaDBServer) -> str:
         "CREATE USER IF NOT EXISTS podadmin@'%' IDENTIFIED BY 'planted-admin'",
         rf"GRANT SELECT ON `{SCHEMA.replace('_', chr(92) + '_')}`.* TO podadmin@'%' WITH GRANT OPTION",
         "GRANT SELECT (User, Host, max_updates) ON mysql.user TO podadmin@'%'",
-        "GRANT CREATE USER, PROCESS, CONNECTION ADMIN ON *.* TO podadmin@'%'",
+        f"GRANT CREATE USER, PROCESS, {mariadb.connection_admin} ON *.* TO podadmin@'%'",
     )
     return SCHEMA
 
