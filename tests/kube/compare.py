@@ -127,6 +127,14 @@ def observe(api: Api) -> dict[str, Any]:
     seen["create it again"] = failure(api.call("POST", PODS, make_pod("one")))
     seen["a pod without a name"] = failure(api.call("POST", PODS, {"metadata": {}, "spec": make_pod("x")["spec"]}))
     elsewhere = make_pod("x") | {"metadata": {"name": "x", "namespace": OTHER}}
+    sized = make_pod("sized")
+    sized["spec"]["containers"][0]["resources"] = {"limits": {"cpu": 0.5, "memory": 1073741824}, "requests": {"cpu": 0}}
+    sized["spec"]["volumes"] = [{"name": "v", "emptyDir": {"sizeLimit": 2000000}}]
+    code, made = api.call("POST", PODS, sized)
+    found = {"code": code, "resources": made["spec"]["containers"][0]["resources"]} if code == 201 else {"code": code}
+    seen["quantities as numbers"] = found | {"volume": made["spec"]["volumes"][0] if code == 201 else None}
+    sized["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "a lot"
+    seen["a quantity that is none"] = failure(api.call("POST", PODS, sized))
     seen["a pod of another namespace"] = failure(api.call("POST", PODS, elsewhere))
     seen["a body that is not JSON"] = failure(api.call("POST", PODS, b"{"))
     seen["read a pod"] = read(api.call("GET", f"{PODS}/one"), "metadata/name", "metadata/labels")

@@ -29,6 +29,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import jsonpatch
 import kubernetes.client as k
 
+from tests.kube.quantities import canonical_pod
 from tests.kube.tokens import Issuer
 
 Object = dict[str, Any]
@@ -197,6 +198,8 @@ class KubeServer:
 
     def create(self, resource: str, namespace: str, document: Object) -> Object:
         version, kind, model = SERVED[resource]
+        if kind == "Pod":
+            document = _read_quantities(document)
         validate(model, document)
         metadata = dict(document.get("metadata") or {})
         name = metadata.get("name")
@@ -302,6 +305,13 @@ def validate(model: Any, document: Object) -> Any:
         return model.from_dict(document)
     except (ValueError, AttributeError, TypeError) as error:
         raise Status(422, "Invalid", str(error).splitlines()[0]) from error
+
+
+def _read_quantities(pod: Object) -> Object:
+    try:
+        return canonical_pod(pod)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise Status(400, "BadRequest", f'Pod in version "v1" cannot be handled as a Pod: {error}') from error
 
 
 _EVENT_TIMES = ("firstTimestamp", "lastTimestamp")
