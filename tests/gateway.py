@@ -123,5 +123,8 @@ class Below:
         cut = len(self._key(""))
         return (ObjectInfo(o.key[cut:], o.size, o.modified) for o in self.inner.list(self._key(prefix)))
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        return self.inner.folders(self._key(prefix))
+
     def delete(self, key: str) -> None:
         self.inner.delete(self._key(key))

@@ -47,6 +47,9 @@ class Wrapped:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return self._call("list", prefix, lambda: iter([*self.inner.list(prefix)]))
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        return self._call("list", prefix, lambda: iter([*self.inner.folders(prefix)]))
+
     def delete(self, key: str) -> None:
         self._call("delete", key, lambda: self.inner.delete(key))
 

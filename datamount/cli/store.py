@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from datamount.objectstore import ObjectStore
 
 URL = "--store s3://bucket/work"
+OnlyOwner = Annotated[str | None, typer.Option("--owner", help="Only the work of this person.")]
+OnlyCourse = Annotated[str | None, typer.Option("--course", help="Only the work in this course.")]
 store_app = typer.Typer(
     help="Look after a store of saved work.",
     no_args_is_help=True,
@@ -28,19 +30,20 @@ app.add_typer(store_app, name="store")
 
 
 @store_app.command(epilog=f"Example: [bold]datamount store check {URL} --sample 0.05[/bold]")
-def check(
+def check(  # noqa: PLR0917
     store: Store,
     sample: Annotated[float, typer.Option(help="The share of objects to read whole, 0 to 1.")] = 1.0,
-    owner: Annotated[str | None, typer.Option(help="Check only the work of this person.")] = None,
+    owner: OnlyOwner = None,
+    course: OnlyCourse = None,
     endpoint_url: Endpoint = None,
     as_json: Json = False,
 ) -> None:
     """Find every missing or corrupt object, and name the versions and files that it takes with it. Exit code 6 when
-    there is one."""
+    there is one. Files that may hold a secret, and that a save leaves out today, are named too."""
     from datamount.snapshots.care import check as run
 
     with _progress("objects") as step:
-        found = list(run(_open(store, endpoint_url), sample=sample, owner=owner, step=step))
+        found = list(run(_open(store, endpoint_url), sample=sample, owner=owner, course=course, step=step))
     damage = [(c.workspace, d) for c in found for d in c.damage]
     if as_json:
         print(json.dumps([asdict(c) for c in found], indent=1))
@@ -48,6 +51,10 @@ def check(
         for workspace, d in damage:
             print(f"{d.kind}: {workspace}{d.key}: {d.why}")
             print(f"  in versions {', '.join(d.versions)}: {', '.join(d.paths) or 'all files'}")
+        for c in found:
+            for path, versions in c.secrets.items():
+                print(f"may hold a secret: {c.workspace}: {path}")
+                print(f"  in versions {', '.join(versions)}. What it holds should be changed where it is accepted.")
         read, objects = sum(c.read for c in found), sum(c.objects for c in found)
         print(
             f"{len(found)} workspaces, {sum(c.versions for c in found)} versions, {objects} objects ({read} read): "
@@ -58,12 +65,14 @@ def check(
 
 
 @store_app.command(epilog=f"Example: [bold]datamount store gc {URL}[/bold]   (every day, say)")
-def gc(
+def gc(  # noqa: PLR0917
     store: Store,
     thin: Annotated[
         bool, typer.Option(help="Also thin out autosaves: all for an hour, hourly for a day, then daily.")
     ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    owner: OnlyOwner = None,
+    course: OnlyCourse = None,
     endpoint_url: Endpoint = None,
     as_json: Json = False,
 ) -> None:
@@ -71,7 +80,7 @@ def gc(
     found it unneeded. Where anything is in doubt, nothing is removed, and the exit code is 5."""
     from datamount.snapshots.collect import collect
 
-    found = list(collect(_open(store, endpoint_url), thin=thin, dry_run=dry_run))
+    found = list(collect(_open(store, endpoint_url), thin=thin, dry_run=dry_run, owner=owner, course=course))
     if as_json:
         print(json.dumps([asdict(c) for c in found], indent=1))
     else:
@@ -90,11 +99,17 @@ def gc(
 
 
 @store_app.command(epilog=f"Example: [bold]datamount store stats {URL}[/bold]")
-def stats(store: Store, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
+def stats(
+    store: Store,
+    owner: OnlyOwner = None,
+    course: OnlyCourse = None,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
     """Show how much each person keeps in each course."""
     from datamount.snapshots.care import stats as run
 
-    found = list(run(_open(store, endpoint_url)))
+    found = list(run(_open(store, endpoint_url), owner, course))
     if as_json:
         print(json.dumps([asdict(s) for s in found], indent=1))
         return
@@ -111,7 +126,7 @@ def stats(store: Store, endpoint_url: Endpoint = None, as_json: Json = False) ->
 def purge_user(  # noqa: PLR0917
     store: Store,
     owner: Owner,
-    course: Annotated[str | None, typer.Option(help="Only the work in this course.")] = None,
+    course: OnlyCourse = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it. Without, only say what would go.")] = False,
     endpoint_url: Endpoint = None,
     as_json: Json = False,

@@ -45,7 +45,7 @@ from datamount.controller.store_settings import StoreSettings
 from datamount.errors import Conflict, DatamountError, NotFound, Refused, UsageError, VerificationFailed
 from datamount.objectstore import ObjectInfo, ObjectStore, Room, check_key
 from datamount.objectstore.s3 import S3Store
-from datamount.snapshots import Workspace, standalone
+from datamount.snapshots import Workspace, bases, standalone
 from datamount.snapshots.versionfile import HEADER_BYTES, Version, load, load_header
 
 BATCH = 500
@@ -342,9 +342,11 @@ class Gateway:
                     raise UsageError(f'the version names "{place.object}", which holds no files.')
                 ends[check_key(place.object)] = max(ends.get(place.object, 0), place.offset + place.length)
             if entry.base_stored:
-                ends.setdefault(check_key(f"base/{entry.base}.zst"), 0)
+                ends.setdefault(check_key(bases.FOLDER + entry.base), 0)
+        listed = _by_name(listed)
         if not ends.keys() <= listed.keys():
-            listed = listed | {o.key.removeprefix(workspace.prefix): o for o in self.store.list(workspace.prefix)}
+            again = {o.key.removeprefix(workspace.prefix): o for o in self.store.list(workspace.prefix)}
+            listed |= _by_name(again)
         for key, end in ends.items():
             size = listed[key].size if key in listed else None
             if size is None or size < end:
@@ -439,6 +441,11 @@ class Incomplete(UsageError):
 
     http_status = 409
     title = "The version is not complete"
+
+
+def _by_name(listed: dict[str, ObjectInfo]) -> dict[str, ObjectInfo]:
+    """The objects as versions name them: merge bases by their digest, all else by the key."""
+    return {bases.FOLDER + sha256 if (sha256 := bases.sha256_of(key)) else key: o for key, o in listed.items()}
 
 
 def _key_marker(digest: str) -> str:

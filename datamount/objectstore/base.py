@@ -43,6 +43,10 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`, in no particular order."""
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Each next part of the keys below `prefix` (empty, or ending in `/`) that has more parts after it, once, in
+        no particular order. Some stores also name one whose objects were deleted."""
+
     def delete(self, key: str) -> None:
         """Remove an object; no error when there is none."""
 

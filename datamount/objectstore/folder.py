@@ -94,6 +94,15 @@ class FolderStore:
             except OSError as error:
                 raise self._error("list", prefix, error) from error
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        try:
+            with os.scandir(self._path(prefix.rstrip("/")) if prefix else self.root) as entries:
+                yield from [e.name for e in entries if e.is_dir(follow_symlinks=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise self._error("list", prefix, error) from error
+
     def delete(self, key: str) -> None:
         path = self._path(key)
         try:

@@ -113,6 +113,11 @@ class S3Store:
         except _REMOTE as error:
             raise self._error("list", prefix, error) from error
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        top = (self._prefix + prefix).rstrip("/")
+        found = self._call("list", prefix, lambda: obstore.list_with_delimiter(self._store, prefix=top or None))
+        yield from (name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"])
+
     def delete(self, key: str) -> None:
         try:
             self._call("delete", key, lambda: obstore.delete(self._store, self._name(key)))

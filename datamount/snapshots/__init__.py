@@ -8,8 +8,7 @@ Everything of one student in one course lies below `workspaces/<owner>/<course>/
     bundles/<sha256>.zip           8–16 MiB of small files: a plain zip of stored entries, each named by the sha256 of
                                    the file, with `.zst` where the entry is a zstd frame. Named by its own sha256.
     blobs/<sha256>[.zst]           one large file, raw or as a zstd frame, named by the sha256 of the file.
-    base/<sha256>.zst              what the course shipped of a file that the student changed: the merge base.
-                                   Kept as long as the workspace.
+    base/<sha256>[.<random>].zst   what the course shipped of a file that the student changed: the merge base.
     shares/<version>/<anything>    a link was given to this version: it is never thinned out.
 
     versions/condemned-<random>    what a collection of garbage is about to remove; see `snapshots.condemned`.
@@ -30,9 +29,9 @@ carry them in `path_b64` (`target_b64`), base64.
 Rules
 =====
 - Blobs and bundles first, the version last. A save that dies leaves objects that nothing names, and no version.
-- A save refers only to objects that it put itself, or that a version named which it has just seen listed, and to
+- A save refers only to objects (merge bases too) that it put itself, or that a version named which it has just seen listed, and to
   none that is condemned: so garbage is collected by counting from versions alone, beside any number of saves.
-- A save of an unchanged tree believes for half a day, without a request, that its version is there, when this folder
+- A save of an unchanged tree believes for some hours, without a request, that its version is there, when this folder
   made it (five minutes, when another one did). So what thins out versions never takes the newest one of a writer.
 - A version that landed though its answer was lost is taken up by its writer's next save.
 - Safety needs neither conditional writes nor clocks. `seq` is one more than the highest seen; two writers may take

@@ -7,14 +7,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from datamount.errors import DatamountError, NotFound, Refused, UsageError, VerificationFailed
 from datamount.objectstore import ObjectInfo, ObjectStore
+from datamount.snapshots import bases
+from datamount.snapshots.excludes import holds_login
+from datamount.snapshots.exposed import Exposed
+from datamount.snapshots.inorder import in_order
 from datamount.snapshots.restore import Content
 from datamount.snapshots.scan import printable
-from datamount.snapshots.versionfile import Entry, Location
-from datamount.snapshots.workspace import Version, Workspace, workspaces
+from datamount.snapshots.versionfile import Entry, Version, VersionInfo
+from datamount.snapshots.workspace import Workspace, workspaces
 
 _WORKERS = 8
 Kind = Literal["missing", "corrupt", "unreadable"]
@@ -41,6 +46,9 @@ class Checked:
     read: int = 0
     """Objects whose content was compared with its digests; the others were only looked for."""
     damage: list[Damage] = field(default_factory=list)
+    secrets: dict[str, list[str]] = field(default_factory=dict)
+    """Files that a save leaves out today because they may hold a secret, with the versions that have them: of courses
+    that ask for them (`exclude: ["!name"]`), or saved by an earlier datamount. Read of those objects that are read."""
 
 
 @dataclass
@@ -57,31 +65,36 @@ def check(
     *,
     sample: float = 1.0,
     owner: str | None = None,
+    course: str | None = None,
     chance: random.Random | None = None,
     step: Callable[[], None] = lambda: None,
 ) -> Iterator[Checked]:
-    """Check every workspace: all version objects are read, all that they name is looked for, and of the objects the
-    share `sample` (0 to 1) is read whole and compared with its digests. Nothing is written.
+    """Check every workspace (of one owner, in one course): all version objects are read, all that they name is looked
+    for, and of the objects the share `sample` (0 to 1) is read whole and compared with its digests. Nothing is written.
 
     A version that is removed meanwhile is no damage. Raises when the store cannot be listed.
     """
     if not 0 <= sample <= 1:
         raise UsageError("The sample is a share between 0 and 1.", who="you")
     chance = chance or random.Random()  # noqa: S311
-    for workspace in workspaces(store, owner):
+    for workspace in workspaces(store, owner, course):
         yield _check(workspace, sample, chance, step)
 
 
 def _check(workspace: Workspace, sample: float, chance: random.Random, step: Callable[[], None]) -> Checked:
     found = Checked(workspace.prefix)
     expected: dict[str, _Object] = defaultdict(_Object)
+    exposed = Exposed()
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="check") as pool:
-        for id, version in pool.map(lambda id: (id, _load(workspace, id, found.damage)), workspace.ids()):
+        load = partial(_load, workspace, damage=found.damage)
+        ids = list(workspace.ids())
+        for id, version in zip(ids, in_order(pool, load, ids, 2 * _WORKERS), strict=True):
             if version is not None:
                 found.versions += 1
                 _expect(expected, id, version)
+                exposed.look(version)
         # Listed after the versions: what a save added meanwhile may be there, what a version names must be.
-        sizes = {o.key.removeprefix(workspace.prefix): o.size for o in workspace.store.list(workspace.prefix)}
+        sizes = _sizes(workspace)
         found.objects = len(expected)
         chosen = {key for key in expected if sample >= 1 or chance.random() < sample}
         found.read = len(chosen)
@@ -91,10 +104,31 @@ def _check(workspace: Workspace, sample: float, chance: random.Random, step: Cal
             return _examine(workspace, key, expected[key], sizes.get(key), read=key in chosen)
 
         found.damage += filter(None, pool.map(one, sorted(expected)))
+    found.secrets = exposed.confirmed(
+        lambda e: bool(e.location and e.location.object in chosen and _login(workspace, e))
+    )
     return found
 
 
-def _load(workspace: Workspace, id: str, damage: list[Damage]) -> Version | None:
+def _sizes(workspace: Workspace) -> dict[str, int]:
+    """The objects of a workspace by the names that versions have for them."""
+    sizes: dict[str, int] = {}
+    for found in workspace.store.list(workspace.prefix):
+        key = found.key.removeprefix(workspace.prefix)
+        sha256 = bases.sha256_of(key)
+        name = bases.FOLDER + sha256 if sha256 else key
+        sizes[name] = sizes.get(name, 0) + found.size
+    return sizes
+
+
+def _login(workspace: Workspace, entry: Entry) -> bool:
+    try:
+        return holds_login(b"".join(workspace.content().chunks(entry)))
+    except DatamountError:
+        return False  # named as damage
+
+
+def _load(workspace: Workspace, id: str, *, damage: list[Damage]) -> Version | None:
     try:
         return workspace.load(id)
     except NotFound:
@@ -113,7 +147,7 @@ def _expect(expected: dict[str, _Object], id: str, version: Version) -> None:
             wanted.versions.add(id)
             wanted.paths.add(entry.path)
         if entry.base_stored:
-            base = expected[f"base/{entry.base}.zst"]
+            base = expected[bases.FOLDER + entry.base]
             base.versions.add(id)
             base.paths.add(entry.path)
 
@@ -129,9 +163,9 @@ def _examine(workspace: Workspace, key: str, wanted: _Object, size: int | None, 
         return damage("corrupt", wanted.paths, f"it has {size} bytes of {end}")
     if not read:
         return None
-    if key.startswith("base/"):
+    if key.startswith(bases.FOLDER):
         try:
-            workspace.read_base(key.removeprefix("base/").removesuffix(".zst"))
+            workspace.read_base(key.removeprefix(bases.FOLDER))
         except DatamountError as error:
             kind: Kind = "corrupt" if isinstance(error, VerificationFailed) else "unreadable"
             return damage(kind, wanted.paths, error.message)
@@ -170,32 +204,34 @@ class Stats:
     """Versions that could not be read; then the garbage is not known and counted as none."""
 
 
-def stats(store: ObjectStore) -> Iterator[Stats]:
-    """How much is in every workspace. Reads all version objects."""
-    for workspace in workspaces(store):
+def stats(store: ObjectStore, owner: str | None = None, course: str | None = None) -> Iterator[Stats]:
+    """How much is in every workspace (of one owner, in one course). Reads all version objects."""
+    for workspace in workspaces(store, owner, course):
         damage: list[Damage] = []
-        versions = {id: v for id in workspace.ids() if (v := _load(workspace, id, damage))}
-        objects = {o.key.removeprefix(workspace.prefix): o for o in workspace.store.list(workspace.prefix)}
-        named = {place.object for v in versions.values() for place in _places(v)}
-        content = [key for key in objects if key.startswith(("blobs/", "bundles/"))]
+        named: set[str] = set()
+        infos: list[VersionInfo] = []
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="stats") as pool:
+            for version in in_order(pool, partial(_load, workspace, damage=damage), workspace.ids(), 2 * _WORKERS):
+                if version is not None:
+                    infos.append(version.info)
+                    named |= {e.location.object for e in version.entries if e.location}
+                    named |= {bases.FOLDER + sha256 for sha256 in bases.wanted_bases(version)}
+        sizes = _sizes(workspace)
+        content = [key for key in sizes if key.startswith(("blobs/", "bundles/", bases.FOLDER))]
         unnamed = [] if damage else [key for key in content if key not in named]
-        latest = max(versions.values(), key=lambda v: (v.info.seq, v.info.created, v.info.id), default=None)
+        latest = max(infos, key=lambda info: (info.seq, info.created, info.id), default=None)
         yield Stats(
             workspace.owner,
             workspace.course,
-            len(versions),
-            latest.info.id if latest else "",
-            latest.info.bytes if latest else 0,
-            len(objects),
-            sum(o.size for o in objects.values()),
+            len(infos),
+            latest.id if latest else "",
+            latest.bytes if latest else 0,
+            len(sizes),
+            sum(sizes.values()),
             len(unnamed),
-            sum(objects[key].size for key in unnamed),
+            sum(sizes[key] for key in unnamed),
             len(damage),
         )
-
-
-def _places(version: Version) -> Iterator[Location]:
-    return (e.location for e in version.entries if e.location)
 
 
 def purge(store: ObjectStore, owner: str, course: str | None = None, *, dry_run: bool = False) -> list[ObjectInfo]:

@@ -15,11 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import zstandard
-
 from datamount.errors import Conflict, DatamountError, NotFound, QuotaExceeded, Unavailable
 from datamount.objectstore import Limited, Room
 from datamount.snapshots import standalone
+from datamount.snapshots.bases import put_base, sha256_of, stored_bases
 from datamount.snapshots.condemned import SAVE_LIMIT
 from datamount.snapshots.excludes import Excludes
 from datamount.snapshots.index import read_index
@@ -336,7 +335,7 @@ class _Save:
         self._not_condemned(entries, look)
         if adopted := self._landed(tree, look):
             return adopted
-        entries, deleted = self._store_bases(entries)
+        entries, deleted = self._store_bases(entries, look.condemned)
         info = self._header(entries, tree, max([*look.ids.values(), self.base.seq if self.base else 0], default=0) + 1)
         if now() - self.started > SAVE_LIMIT:
             raise StartAgain("it took too long")
@@ -403,24 +402,24 @@ class _Save:
                 return self._result(self.base, created=True)
         return None
 
-    def _store_bases(self, entries: list[Entry]) -> tuple[list[Entry], dict[str, str]]:
+    def _store_bases(self, entries: list[Entry], condemned: frozenset[str]) -> tuple[list[Entry], dict[str, str]]:
         """Put the course's content of what the student changed or removed; say in each entry whether it is there."""
         deleted = self.pristine.missing(self.folder)
-        stored = set(self.index.bases)
+        wanted = {e.base for e in entries if e.base} | set(deleted.values())
+        # Only what the version before names is sure to be there; other bases may have been collected since.
+        stored = (self.index.bases & wanted) - {sha256_of(key) for key in condemned}
 
         def store(sha256: str) -> tuple[str, int]:
             content = self.pristine.content(sha256)
             if content is None:
                 return "", 0
-            squeezed = zstandard.ZstdCompressor(level=3).compress(content)
             try:
-                self.store.put(f"{self.workspace.prefix}base/{sha256}.zst", squeezed)
+                return sha256, put_base(self.store, self.workspace.prefix, sha256, content, condemned)
             except QuotaExceeded:
                 # The student's own content is saved; without its base a later merge keeps both sides.
                 return "", 0
-            return sha256, len(squeezed)
 
-        missing = ({e.base for e in entries if e.base} | set(deleted.values())) - stored
+        missing = wanted - stored
         with ThreadPoolExecutor(_BASE_PUTS, thread_name_prefix="save-base") as pool:
             for sha256, size in pool.map(store, missing):
                 if sha256:
@@ -446,7 +445,7 @@ class _Save:
             index.bases.clear()
             return None
         index.locations = {e.sha256: e.location for e in version.entries if e.location}
-        index.bases = {e.base for e in version.entries if e.base_stored}
+        index.bases = stored_bases(version)
         self._seen()
         return version.info
 

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote
 
-import zstandard
-
 from datamount.errors import NotFound, UsageError, VerificationFailed
 from datamount.objectstore import ObjectStore
+from datamount.snapshots.bases import get_base, stored_bases
 from datamount.snapshots.condemned import condemned
 from datamount.snapshots.index import read_index
 from datamount.snapshots.restore import Content, Preview, RestoreReport, preview_entries, restore_entries
@@ -181,10 +180,7 @@ class Workspace:
         """What the course shipped, by digest: the merge base of a changed file. NotFound when it was not kept."""
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise UsageError(f"{sha256!r} is not a sha256.")
-        content: bytes = zstandard.ZstdDecompressor().decompress(self.store.get(f"{self.prefix}base/{sha256}.zst"))
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise VerificationFailed(f"The course's content {sha256[:12]}… is damaged in the store.")
-        return content
+        return get_base(self.store, self.prefix, sha256)
 
     def restore(
         self,
@@ -222,7 +218,7 @@ class Workspace:
         index = read_index(state_dir, self.identity, Path(os.path.abspath(folder)))  # noqa: PTH100
         index.last = version.info
         index.locations = {e.sha256: e.location for e in version.entries if e.location}
-        index.bases = {e.base for e in version.entries if e.base_stored}
+        index.bases = stored_bases(version)
         index.seen = time.time()
         with suppress(OSError):
             index.write(state_dir)
@@ -308,13 +304,16 @@ class Workspace:
         return f"The work of {self.owner!r} in {self.course!r}"
 
 
-def workspaces(store: ObjectStore, owner: str | None = None, course: str | None = None) -> list[Workspace]:
-    """Every workspace in a store, or those of one owner (in one course)."""
-    start = "workspaces/"
-    if owner is not None:
-        start += f"{_encoded(owner)}/" + (f"{_encoded(course)}/" if course is not None else "")
-    found = {tuple(o.key.split("/")[1:3]) for o in store.list(start) if o.key.count("/") > 3}
-    return [Workspace.at(store, *names) for names in sorted(found)]
+def workspaces(store: ObjectStore, owner: str | None = None, course: str | None = None) -> Iterator[Workspace]:
+    """Every workspace in a store, or those of one owner, or in one course, or the one of both; found one after the
+    other, so that memory does not grow with the store."""
+    owners = store.folders("workspaces/") if owner is None else [_encoded(owner)]
+    for mine in sorted(owners):
+        for name in sorted(store.folders(f"workspaces/{mine}/")):
+            found = Workspace.at(store, mine, name)
+            # Some stores name folders whose objects were deleted.
+            if (course is None or name == _encoded(course)) and any(store.list(found.prefix)):
+                yield found
 
 
 def _order(info: VersionInfo) -> tuple[int, datetime, str]:

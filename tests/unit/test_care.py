@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 from collections.abc import Iterator
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from datamount.errors import Unavailable
+from datamount.errors import NotFound, Unavailable
 from datamount.objectstore import Body, ObjectInfo
 from datamount.objectstore.doctor import examine
 from datamount.objectstore.folder import FolderStore
-from datamount.snapshots import Workspace, saving, workspaces
+from datamount.snapshots import Workspace, pristine, saving, workspaces
 from datamount.snapshots.care import check, purge, stats
 from datamount.snapshots.collect import Collected, collect
 from datamount.snapshots.condemned import write_list
@@ -204,6 +205,36 @@ def test_a_save_never_names_what_is_condemned(store: FolderStore, work: Path, tm
     assert content(workspace, again.id, "large.bin") == blob
 
 
+def test_merge_bases_go_when_no_version_names_them(store: FolderStore, work: Path, tmp_path: Path) -> None:
+    """A base stays while a version may be merged with it, goes in two runs after that, and one that is needed again
+    while it is condemned is stored anew, and is there whatever becomes of the old one."""
+    state = tmp_path / "state"
+    (work / "b.txt").write_text("the course's b")
+    shipped = {name: hashlib.sha256((work / name).read_bytes()).hexdigest() for name in ("a.txt", "b.txt")}
+    pristine.record(work, state)
+    workspace = Workspace(store, "o", "c")
+    (work / "b.txt").unlink()
+    first = save(workspace, work, "mine", state)
+    (work / "b.txt").write_text("the course's b")
+    second = save(workspace, work, "a", state)
+    assert [d for c in check(store) for d in c.damage] == []
+    age(store.root, DAY)
+    assert run(store, thin=False).objects_condemned == 0
+    store.delete(workspace.key(first.id))
+    assert run(store).objects_condemned == 3  # what the first version held, and both bases
+    age(store.root, DAY)
+    third = save(workspace, work, "mine again", state)
+    assert workspace.version(third.id).by_path()["a.txt"].base_stored
+    done = run(store)
+    assert (done.doubt, done.objects_removed) == ("", 2)
+    store.delete(f"{workspace.prefix}base/{shipped['a.txt']}.zst")  # as a collector may that read the versions before
+    assert workspace.read_base(shipped["a.txt"]) == b"a"
+    with pytest.raises(NotFound):
+        workspace.read_base(shipped["b.txt"])
+    assert [d for c in check(store) for d in c.damage] == []
+    assert content(workspace, second.id) == b"a"
+
+
 class Meanwhile(Wrapped):
     """Does something once, right before the first put of a version."""
 
@@ -388,6 +419,31 @@ def test_a_check_names_every_damage(store: FolderStore, work: Path) -> None:
     (store.root / workspace.key(version.id)).write_bytes(b"{}")
     (broken,) = check(store)
     assert [d.key for d in broken.damage] == [f"versions/{version.id}.json"]
+
+
+def test_a_check_names_secrets_of_older_versions(store: FolderStore, work: Path) -> None:
+    """What a save leaves out today is named with the versions that have it; a configuration without a login is not."""
+    for name, text in {".netrc": "x", ".git/config": "[core]\n", "in/.git/config": "url = https://a:b@h/x\n"}.items():
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_text(text)
+    version = Workspace(store, "o", "c").save(work, exclude=["!.netrc", "!**/config"]).version
+    assert version
+    (found,) = check(store)
+    assert found.secrets == {".netrc": [version.id], "in/.git/config": [version.id]}
+    assert not found.damage
+
+
+def test_one_persons_work_is_looked_after_alone(store: FolderStore, work: Path) -> None:
+    """check, stats and collect go through one owner's workspaces, or one course's, and no others."""
+    for owner in ("ann", "bob"):
+        for course in ("c", "d"):
+            Workspace(store, owner, course).save(work)
+    for listing in (check, stats, collect):
+        assert len(list(listing(store))) == 4
+        assert len(list(listing(store, owner="ann"))) == 2
+        assert len(list(listing(store, course="c"))) == 2
+        assert len(list(listing(store, owner="bob", course="d"))) == 1
+        assert list(listing(store, owner="nobody")) == []
 
 
 def test_a_sample_reads_a_share(store: FolderStore, work: Path) -> None:

@@ -97,6 +97,10 @@ class Failing:
         self._step()
         return iter(list(self.inner.list(prefix)))
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        self._step()
+        return self.inner.folders(prefix)
+
     def delete(self, key: str) -> None:
         self._step()
         self.inner.delete(key)

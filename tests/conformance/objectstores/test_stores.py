@@ -102,6 +102,16 @@ def test_list_gives_what_starts_with_the_prefix(store: ObjectStore) -> None:
     assert {o.key: o.size for o in store.list("")} == {key: n for n, key in enumerate(wanted)}
 
 
+def test_folders_gives_the_next_parts(store: ObjectStore) -> None:
+    """folders names each next part that has more below it once, and nothing else; nothing where nothing is."""
+    for key in ("a/b/c", "a/b/d/e", "a/b-d/x", "a%40x/y", "b", "a/f"):
+        store.put(key, b"x")
+    assert sorted(store.folders("")) == ["a", "a%40x"]
+    assert sorted(store.folders("a/")) == ["b", "b-d"]
+    assert sorted(store.folders("a/b/")) == ["d"]
+    assert list(store.folders("none/")) == []
+
+
 def test_list_is_complete_beyond_one_page(store: ObjectStore) -> None:
     """More keys than a store answers at once are all listed, once each."""
     wanted = [f"many/{n:05d}" for n in range(1100)]
