@@ -32,7 +32,8 @@ export function snippet(name: string, dataset: IDataset, language: Language): st
         ? [
             'library(DBI)',
             '',
-            `connection <- dbConnect(RMySQL::MySQL(), default.file = Sys.getenv("${prefix}_CNF"), group = "${name}")`,
+            'driver <- if (requireNamespace("RMariaDB", quietly = TRUE)) RMariaDB::MariaDB() else RMySQL::MySQL()',
+            `connection <- dbConnect(driver, default.file = Sys.getenv("${prefix}_CNF"), group = "${name}")`,
             'dbListTables(connection)'
           ].join('\n')
         : [`folder <- Sys.getenv("${prefix}_PATH")`, 'head(list.files(folder, recursive = TRUE), 10)'].join('\n');
@@ -41,8 +42,10 @@ export function snippet(name: string, dataset: IDataset, language: Language): st
         ? [
             'using DBInterface, MySQL',
             '',
-            `connection = DBInterface.connect(MySQL.Connection, "", ""; option_file = ENV["${prefix}_CNF"])`,
-            'DBInterface.execute(connection, "SHOW TABLES") |> collect'
+            // Whatever is given here wins over the file, also MySQL.jl's default port.
+            'connection = DBInterface.connect(MySQL.Connection, "", ""; port = 0,',
+            `    option_file = ENV["${prefix}_CNF"], option_group = "${name}")`,
+            '[row[1] for row in DBInterface.execute(connection, "SHOW TABLES")]'
           ].join('\n')
         : [
             `folder = ENV["${prefix}_PATH"]`,
