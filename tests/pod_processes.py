@@ -104,6 +104,10 @@ class Pod:
         self.processes.append(process)
         return process
 
+    def log(self) -> str:
+        """What the sidecar wrote so far."""
+        return (self.folder / "sidecar.log").read_text(errors="replace")
+
     def ready(self) -> int:
         command = [sys.executable, "-m", "datamount.pod", "ready"]
         return subprocess.run(command, env=self.environment, timeout=20, check=False).returncode
