@@ -107,6 +107,7 @@ class Committed(BaseModel):
     version: str
     used: int = Field(description="Bytes in the workspace now.")
     quota: int
+    reserve: int = Field(description="Bytes beyond the quota, for notebooks and small files.")
 
 
 class Gateway:
@@ -320,7 +321,8 @@ class Gateway:
                 raise
         self._quota.learn(workspace.prefix, used + len(body))
         self._note(session, workspace, version, listed, len(body))
-        return Committed(version=version.info.id, used=used + len(body), quota=self.settings.quota)
+        room = self._quota.room(workspace.prefix)
+        return Committed(version=version.info.id, used=room.used, quota=room.limit, reserve=room.reserve)
 
     def _version(self, key: str, body: bytes) -> Version:
         found = _VERSION.fullmatch(key)

@@ -69,8 +69,12 @@ class Room:
 class Limited(Protocol):
     """A store with a quota."""
 
+    @property
+    def known_room(self) -> Room | None:
+        """What there is room for, as last told; None where that was never told."""
+
     def room(self, *, fresh: bool = False) -> Room:
-        """What there is room for, as last told; `fresh` asks."""
+        """What there is room for; asks only where it is not known, or for `fresh`."""
 
 
 _KEY = re.compile(r"[A-Za-z0-9._%=-]+(?:/[A-Za-z0-9._%=-]+)*")

@@ -85,7 +85,7 @@ class GatewayStore:
         self._need_workspace()
         if name.startswith("versions/"):
             path = f"/v1/store/commit?key={quote(name, safe='')}"
-            self._used(json.loads(self.client.send("POST", path, _whole(body)))["used"])
+            self._room = _room(json.loads(self.client.send("POST", path, _whole(body))))
             return
         chunks = _parts(body)
         first = next(chunks, b"")
@@ -134,13 +134,16 @@ class GatewayStore:
             self.client.call("POST", "/v1/store/delete", {"key": name})
             self._signer.forget(name)
 
+    @property
+    def known_room(self) -> Room | None:
+        return self._room
+
     def room(self, *, fresh: bool = False) -> Room:
-        """What there is room for. Known without asking after the first time: each batch and each commit tells it."""
+        """What there is room for. Known without asking after the first save: each batch and each commit tells it."""
         if not self._has_workspace():
             return Room(0, int(self.about()["quota"]))
         if self._room is None or fresh:
-            told = self.client.call("GET", "/v1/store/usage")
-            self._room = Room(int(told["used"]), int(told["quota"]), int(told["reserve"]))
+            self._room = _room(self.client.call("GET", "/v1/store/usage"))
         return self._room
 
     def _used(self, size: int) -> None:
@@ -427,6 +430,10 @@ class _Signer:
         if "used" in answer:
             self._used(int(answer["used"]))
         return [Signed(r["method"], r["url"], r.get("headers") or {}, until) for r in answer["results"]]
+
+
+def _room(told: Mapping[str, Any]) -> Room:
+    return Room(int(told["used"]), int(told["quota"]), int(told["reserve"]))
 
 
 def _split(key: str) -> tuple[str, str]:

@@ -41,6 +41,8 @@ TRUST = 3.5 * 3600.0
 `check_every`, so that each of its checks asks."""
 TRUST_OTHERS = 300.0
 """The same for a version of another writer, whose session may thin it out."""
+UNASKED = 64 << 20
+"""Bytes that are sent before a store has ever told what it has room for: a refusal is then soon enough."""
 THIN_EVERY = 32
 """Autosaves between two looks at what may be thinned out."""
 _BASE_PUTS = 8
@@ -290,7 +292,10 @@ class _Save:
         if not files or not isinstance(self.store, Limited):
             return None
         wanted = sum(found.stat.st_size for found in files)
-        if not self.tight and wanted <= self.store.room().left:
+        known = self.store.known_room
+        if known is None and wanted <= UNASKED and not self.tight:
+            return None
+        if not self.tight and wanted <= (known or self.store.room()).left:
             return None
         room = self.store.room(fresh=True)
         return room if self.tight or wanted > room.left else None

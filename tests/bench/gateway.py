@@ -58,6 +58,7 @@ class Controller(Server):
             "namespaces": ["hub"],
             "host": "127.0.0.1",
             "port": self.port,
+            "metrics_port": None,
             "tls": {"mode": "off"},
             "policy": str(self.folder / "policy.yaml"),
             "audit": str(self.folder / "audit.jsonl"),
