@@ -1,10 +1,11 @@
 """Answers of the admission webhook at a steady rate, over TLS, in a process of its own: p50 and p99.
 
-    python tests/bench/webhook.py [--rate 50] [--seconds 20] [--while-leasing]
+    python tests/bench/webhook.py [--rate 50] [--seconds 20] [--while-leasing] [--realtime]
 
 The requests are open-loop: each is sent at its time whether or not the one before has been answered, so that a slow
 answer is not hidden by the requests that it would have kept back. Times count from when a request was due. With
-`--while-leasing`, eight clients ask for leases meanwhile, each ten times a second.
+`--while-leasing`, eight clients ask for leases meanwhile, each ten times a second. `--realtime` lets client and
+controller go first, as if they had the machine for themselves.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import ssl
 import statistics
 import sys
@@ -35,12 +37,21 @@ class Webhook(Server):
 
     start_seconds = 90.0
 
-    def __init__(self) -> None:
+    def __init__(self, *, realtime: bool) -> None:
         super().__init__()
+        self._before = ["chrt", "-r", "1"] if realtime else []
         self.port = free_port()
 
     def command(self) -> list[str | Path]:
-        return [sys.executable, Path(__file__).resolve(), "--serve", str(self.port), "--folder", self.folder]
+        return [
+            *self._before,
+            sys.executable,
+            Path(__file__).resolve(),
+            "--serve",
+            str(self.port),
+            "--folder",
+            self.folder,
+        ]
 
     def ready(self) -> bool:
         try:
@@ -123,13 +134,16 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=50, help="requests a second")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--while-leasing", action="store_true")
+    parser.add_argument("--realtime", action="store_true")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options.serve, options.folder)
         return 0
-    with Webhook() as webhook:
+    with Webhook(realtime=options.realtime) as webhook:
+        if options.realtime:
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
         times = asyncio.run(measure(webhook, options.rate, options.seconds, options.while_leasing))
         status = Path(f"/proc/{webhook.process.pid}/status").read_text()  # type: ignore[union-attr]
     resident = next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
