@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,19 +26,17 @@ from datamount.snapshots import Preview, RestoreReport, SaveResult, Version, Wor
 from datamount.snapshots.versionfile import Reason
 from sidecar import shared
 from sidecar.autosave import Autosave, Debounce, Fingerprint, changes, lower_priority, scan
-from sidecar.errors import Busy, ReadOnly
+from sidecar.errors import ReadOnly
 from sidecar.gateway import gateway_of, under_key
 from sidecar.models import LastSave, Quota, RestorePreview, SaveState
 from sidecar.settings import Settings
 from sidecar.showing import Showing, forget_showing, keep_showing, read_showing, remove_added
+from sidecar.state import WAITING, State
 
 log = logging.getLogger("datamount.sidecar")
 
-SHOWN_CHANGES = 50
 NEAR = 0.9
 """Of a quota: from here on the student is warned."""
-WAITING = 16
-"""Saves and restores that may wait for each other; what comes on top is refused, and nothing is lost by that."""
 
 
 class Session:
@@ -59,16 +58,7 @@ class Session:
         self._workspace: Workspace | None = None
         self._opening = threading.Lock()
         self._worker = ThreadPoolExecutor(1, "save", initializer=lower_priority)
-        self._lock = threading.Lock()
-        self._listeners: set[Callable[[], None]] = set()
-        self._covered: Fingerprint = self._scan()
-        self._changed: list[str] = []
-        self._saving = 0
-        self._restoring = False
-        self._error: dict[str, Any] | None = None
-        self._last: LastSave | None = None
-        self._quota: Quota | None = None
-        self._showing: Showing | None = read_showing(settings.state)
+        self._state = State(settings, self._scan(), read_showing(settings.state))
         self._final: Future[bool] | None = None
         self.closing = threading.Event()
         self._autosave = Autosave(
@@ -93,7 +83,7 @@ class Session:
         self.closing.set()
         self._autosave.stop()
         self._final = self._worker.submit(self._flush)
-        self._notify()
+        self._state.notify()
 
     def close(self) -> bool:
         """Finish the final save; whether everything in the folder is saved now."""
@@ -103,40 +93,12 @@ class Session:
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` from any thread at each change of the state, until the returned function is called."""
-        self._listeners.add(listener)
-        return lambda: self._listeners.discard(listener)
+        return self._state.listen(listener)
 
     # --- What is true now -----------------------------------------------------------------------------------------
     def state(self) -> SaveState:
-        with self._lock:
-            changed = self._changed
-            return SaveState(
-                state=(
-                    "saving"
-                    if self._saving or self._restoring
-                    else "read-only"
-                    if self._showing
-                    else "failed"
-                    if self._error
-                    else "changed"
-                    if changed
-                    else "saved"
-                    if self._last
-                    else "unchanged"
-                ),
-                last=self._last,
-                share=self._showing.share if self._showing else None,
-                quota=self._quota,
-                changed_files=len(changed),
-                changed=changed[:SHOWN_CHANGES],
-                saving=self._saving > 0,
-                restoring=self._restoring,
-                error=self._error,
-                store=self.settings.store,
-                owner=self.settings.owner,
-                course=self.settings.course,
-                autosave=self.settings.autosave,
-            )
+        """Whether the student's work is on the store, and everything that a panel says about that."""
+        return self._state.document()
 
     def workspace(self) -> Workspace:
         """The opened workspace; raises what opening the store raises."""
@@ -150,7 +112,7 @@ class Session:
         """Save what is in the folder now. The future's result means durable; its exception is ours."""
         self._check_open()
         self._check_own()
-        self._begin(within=WAITING)
+        self._state.begin(within=WAITING)
         return self._worker.submit(self._save, reason, message)
 
     def restore(self, version: str, paths: Sequence[str], into: str | None) -> Future[tuple[str, RestoreReport]]:
@@ -162,7 +124,7 @@ class Session:
         target = self._inside(into) if into else self.settings.folder
         self._check_open()
         self._check_own()
-        self._begin(within=WAITING)
+        self._state.begin(within=WAITING)
         return self._worker.submit(self._restore, version, tuple(paths), target)
 
     def preview(self, version: str, paths: Sequence[str], into: str | None) -> RestorePreview:
@@ -212,8 +174,9 @@ class Session:
         return version, self._previewed(self.workspace().preview(version, target), target)
 
     def end_show(self, *, keep: bool) -> Future[tuple[Sequence[str], Sequence[str]]]:
-        """Take the student's own files back, or `keep` what is shown as theirs; saving goes on in either case. Gives the
-        paths that were restored and removed.
+        """Take the student's own files back, or `keep` what is shown as theirs; saving goes on in either case.
+
+        Gives the paths that were restored and removed.
 
         Where the student changed something of what was shown, that becomes a version before it goes.
         """
@@ -226,47 +189,39 @@ class Session:
             self._workspace = None
         if not found["versions"]:
             return found, None
-        self._begin()
+        self._state.begin()
         return found, self._restore("latest", (), self.settings.folder)
 
     def _show(self, secret: SecretStr, target: Path) -> tuple[str, RestoreReport]:
         client = gateway_of(self.workspace()).client
         here = target == self.settings.folder
-        self._set_restoring(restoring=True)
-        try:
-            with shared.copied(client, secret, self.settings.state) as (source, version):
-                self._begin()
-                undo = self._save("auto", "Before a shared version").version
-                assert undo is not None
-                if here:
-                    # Before the first file changes: whatever happens on the way, it is not saved as the student's.
-                    self._set_showing(Showing.of(version.info, undo.id, source.preview(version, target).new))
-                report = source.restore(version, target)
+        with self._state.restoring(), shared.copied(client, secret, self.settings.state) as (source, version):
+            self._state.begin()
+            undo = self._save("auto", "Before a shared version").version
+            assert undo is not None
             if here:
-                with self._lock:
-                    self._covered, self._changed = self._scan(), []
-        finally:
-            self._set_restoring(restoring=False)
+                # Before the first file changes: whatever happens on the way, it is not saved as the student's.
+                self._set_showing(Showing.of(version.info, undo.id, source.preview(version, target).new))
+            report = source.restore(version, target)
+            if here:
+                self._state.cover(self._scan())
         return undo.id, report
 
     def _end_show(self, *, keep: bool) -> tuple[Sequence[str], Sequence[str]]:
-        showing = self._showing
+        showing = self._state.showing
         if showing is None:
             return (), ()
         restored: Sequence[str] = ()
         removed: Sequence[str] = ()
         if not keep:
-            if changes(self._covered, self._scan()):
-                self._begin()
+            if changes(self._state.covered, self._scan()):
+                self._state.begin()
                 self._save("auto", "A shared version, with changes made here")
-            self._set_restoring(restoring=True)
-            try:
+            with self._state.restoring():
                 removed = remove_added(self.settings.folder, showing.added)
                 restored = self.workspace().restore(showing.share.undo, self.settings.folder).restored
-            finally:
-                self._set_restoring(restoring=False)
         self._set_showing(None)
-        self._begin()
+        self._state.begin()
         self._save(*(("manual", "Kept a shared version") if keep else ("auto", "Own files after a shared version")))
         return restored, removed
 
@@ -280,7 +235,7 @@ class Session:
             raise UsageError("the session is ending; its final save is under way.", hint="Start it again.", who="you")
 
     def _check_own(self) -> None:
-        if self._showing:
+        if self._state.showing:
             raise ReadOnly(
                 "this session shows work that somebody shared, so nothing is saved or restored.",
                 hint="Go back to your own files, or keep what is shown as yours; then save.",
@@ -292,42 +247,20 @@ class Session:
             keep_showing(self.settings.state, showing)
         else:
             forget_showing(self.settings.state)
-        with self._lock:
-            self._showing = showing
-        self._notify()
-
-    def _set_restoring(self, *, restoring: bool) -> None:
-        with self._lock:
-            self._restoring = restoring
-        self._notify()
+        self._state.show(showing)
 
     # --- Saving and restoring, in the worker ----------------------------------------------------------------------
-    def _begin(self, *, within: int | None = None) -> None:
-        with self._lock:
-            if within is not None and self._saving >= within:
-                raise Busy(
-                    f"{self._saving} saves and restores are under way in this session.",
-                    hint="Wait until they are done.",
-                    who="you",
-                    transient=True,
-                    retry_after=1.0,
-                )
-            self._saving += 1
-        self._notify()
-
     def _save(self, reason: Reason, message: str) -> SaveResult:
         """Runs in the worker; `_begin` was called."""
         before = self._scan()
         try:
             result = self._store_version(reason, message)
         except BaseException as error:
-            with self._lock:
-                self._saving -= 1
-                self._error = problem(error)
-            log.warning("save failed", extra={"problem": self._error})
-            self._notify()
+            found = problem(error)
+            log.warning("save failed", extra={"problem": found})
+            self._state.refused(found)
             raise
-        self._saved(result, before)
+        self._state.saved(LastSave.of(result), self._measured(result), before, self._scan())
         return result
 
     def _store_version(self, reason: Reason, message: str) -> SaveResult:
@@ -349,19 +282,8 @@ class Session:
             result = replace(result, version=workspace.version(last_version(workspace, own) or "latest").info)
         return result
 
-    def _saved(self, result: SaveResult, before: Fingerprint) -> None:
-        after = self._scan()
-        with self._lock:
-            self._saving -= 1
-            self._error = None
-            self._covered = before
-            self._changed = changes(before, after)
-            self._last = LastSave.of(result)
-            self._quota = self._measured(result)
-        self._notify()
-
     def _measured(self, result: SaveResult) -> Quota | None:
-        """The tightest of the limits, without a request."""
+        """The tightest of the limits; a hub's gateway is asked for its own once."""
         assert result.version is not None
         full = bool(result.too_large)
         found = []
@@ -369,11 +291,12 @@ class Session:
             used, limit = result.version.bytes, self.settings.max_bytes
             found.append(Quota(used=used, limit=limit, near=full or used >= NEAR * limit, per="version"))
         store = self.workspace().store
-        if isinstance(store, Limited):
-            room = store.room()
-            found.append(
-                Quota(used=room.used, limit=room.limit, near=full or room.used >= NEAR * room.limit, per="work")
-            )
+        # What is saved is saved, also when nobody tells how much room is left.
+        with suppress(DatamountError):
+            if isinstance(store, Limited):
+                room = store.room()
+                near = full or room.used >= NEAR * room.limit
+                found.append(Quota(used=room.used, limit=room.limit, near=near, per="work"))
         return max(found, key=lambda quota: quota.used / quota.limit, default=None)
 
     def _restore(self, version: str, paths: tuple[str, ...], target: Path) -> tuple[str, RestoreReport]:
@@ -381,18 +304,13 @@ class Session:
             workspace = self.workspace()
             chosen = workspace.version(version)
         except BaseException:
-            with self._lock:
-                self._saving -= 1
-            self._notify()
+            self._state.ended()
             raise
-        self._set_restoring(restoring=True)
-        try:
+        with self._state.restoring():
             undo = self._save("auto", f"Before restoring {chosen.info.id}")
             report = workspace.restore(chosen, target, paths=paths)
-            self._begin()
+            self._state.begin()
             self._save("auto", f"Restored {'files of ' if paths else ''}{chosen.info.id}")
-        finally:
-            self._set_restoring(restoring=False)
         assert undo.version is not None
         return undo.version.id, report
 
@@ -401,19 +319,16 @@ class Session:
         try:
             known = last_version(self.workspace(), self.settings)
         except DatamountError as error:
-            with self._lock:
-                self._error = error.problem()
-            self._notify()
+            self._state.refused(error.problem(), begun=False)
             return
-        if self._showing:
+        if self._state.showing:
             return
         if known or self.settings.save_at_start:
-            with self._lock:
-                self._covered = {}
+            self._state.cover({})
             self._attempt("auto")
 
     def _attempt(self, reason: Reason) -> bool:
-        self._begin()
+        self._state.begin()
         try:
             self._save(reason, "")
         except Exception:
@@ -423,7 +338,7 @@ class Session:
 
     def _autosave_once(self) -> bool:
         """Called by the autosave thread; waits for the worker."""
-        if self.closing.is_set() or self._showing:
+        if self.closing.is_set() or self._state.showing:
             return True
         try:
             return self._worker.submit(self._attempt, "auto").result()
@@ -433,12 +348,12 @@ class Session:
     def _check_once(self) -> None:
         """Called by the autosave thread when nothing was saved for long: a save of what has not changed asks whether
         the last version is still there, and makes it again where it is not."""
-        if self._last:
+        if self._state.ever_saved:
             self._autosave_once()
 
     def _flush(self) -> bool:
         """The last save, only where something is unsaved."""
-        if self._showing or (not self._error and not changes(self._covered, self._scan())):
+        if self._state.showing or not (self._state.failed or changes(self._state.covered, self._scan())):
             return True
         return self._attempt("exit")
 
@@ -448,12 +363,8 @@ class Session:
 
     def _look(self) -> tuple[Fingerprint, Fingerprint]:
         current = self._scan()
-        changed = changes(self._covered, current)
-        with self._lock:
-            differs, self._changed = changed != self._changed, changed
-        if differs:
-            self._notify()
-        return self._covered, current
+        self._state.looked(current)
+        return self._state.covered, current
 
     def _inside(self, into: str) -> Path:
         folder = self.settings.folder.resolve()
@@ -470,10 +381,6 @@ class Session:
             hint='Give a relative path such as "old".',
             who="you",
         )
-
-    def _notify(self) -> None:
-        for listener in list(self._listeners):
-            listener()
 
 
 def problem(error: BaseException) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def test_an_anonymous_student_comes_back_with_the_key(anonymous: GatewaySite, tm
     nothing."""
     one, two = tmp_path / "one", tmp_path / "two"
     with sidecar(one, anonymous, "org-course-x1") as api:
-        assert api.get("/resume").json() == {"kind": "work-key", "key": None}
+        assert api.get("/resume").json() == {"kind": "work-key", "key": None, "link": None}
         (one / "work/report.txt").write_text("hours of work")
         assert api.post("/snapshots", json={"message": "done"}).status_code == 201
         key = api.get("/resume").json()["key"]
@@ -133,7 +133,7 @@ def test_a_store_of_ones_own_says_that_it_has_no_links(tmp_path: Path) -> None:
         ):
             assert answer.status_code == 409
             assert "zip" in answer.json()["hint"]
-        assert api.get("/resume").json() == {"kind": "store", "key": None}
+        assert api.get("/resume").json() == {"kind": "store", "key": None, "link": None}
         refused = cli(tmp_path / "run")
         assert isinstance(refused.exception, DatamountError)
         assert "zip" in refused.exception.hint

@@ -42,6 +42,8 @@ def test_a_key_is_looked_at_before_it_is_taken(site: GatewaySite, tmp_path: Path
     with sidecar(tmp_path / "one", site, "org-course-x1") as api:
         version = saved(api)
         given = api.get("/resume").json()
+        quota = api.get("/status").json()["save"]["quota"]
+    assert (quota["per"], quota["near"], quota["used"] > 0) == ("work", False, True)
     assert given["link"] == f"https://hub.example.edu/hub/user-redirect/lab#datamount={given['key']}"
     work = begin(tmp_path / "two", report="begun anew", mine="mine")
     with sidecar(tmp_path / "two", site, "org-course-x2") as api:
