@@ -23,12 +23,14 @@ from tests.pod import engine as engines
 ROOT = Path(__file__).parents[2]
 PYTHON = "3.11"
 """Of Debian bookworm."""
-COURSE_PACKAGES = ("jupyterlab>=4.4,<5", "ipykernel>=6.29")
+COURSE_PACKAGES = ("jupyterlab>=4.4,<5", "ipykernel>=6.29", "jupyterhub>=5.2,<6", "pymysql>=1.1")
+"""As in every image of repo2docker, and the database driver of a course that has a database."""
 HOME = "/home/jovyan"
 _COURSE = """\
 FROM {base}
 COPY --chown=1000:1000 home {home}
-ENV PATH=/opt/jupyter/bin:/usr/bin:/bin HOME={home} REPO_DIR={home} USER=jovyan LANG=C.UTF-8
+ENV PATH=/opt/jupyter/bin:/usr/bin:/bin HOME={home} REPO_DIR={home} USER=jovyan LANG=C.UTF-8 \
+ JUPYTER_CONFIG_PATH={home}/jupyter
 USER 1000:1000
 WORKDIR {home}
 """
@@ -37,6 +39,8 @@ FROM {base}
 COPY package /opt/datamount/lib/python{python}/site-packages
 RUN /opt/datamount/bin/python -m compileall -q /opt/datamount/lib/python{python}/site-packages/datamount \
  /opt/datamount/lib/python{python}/site-packages/sidecar
+RUN /opt/datamount/bin/python -c "from pathlib import Path; from sidecar.jupyter import install; \
+ install(Path('/opt/datamount/jupyter'))"
 ENV PATH=/opt/datamount/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 1000:1000
 WORKDIR /
@@ -63,7 +67,7 @@ def session_image(engine: engines.Engine) -> str:
     for package in ("datamount", "sidecar"):
         ignored = shutil.ignore_patterns("__pycache__", "node_modules", "lab")
         shutil.copytree(ROOT / package, context / "package" / package, ignore=ignored)
-    return _build(engine, context, "session", _SESSION.format(base=base, python=PYTHON))
+    return _build(engine, context, "session-tree", _SESSION.format(base=base, python=PYTHON))
 
 
 def _build(engine: engines.Engine, context: Path, name: str, containerfile: str) -> str:

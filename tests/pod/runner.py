@@ -6,10 +6,11 @@
         running.kill()                           # SIGKILL of everything at once, no grace
 
 Realised: init containers in order; native sidecars (`restartPolicy: Always` and startup probe); volumes (emptyDir, in
-memory or not, projected tokens and ConfigMaps, Secrets, ConfigMaps, hostPath) with fsGroup; users, groups,
-capabilities, privilege escalation, read-only root; command and args; variables with $(…), fieldRef, secretRef and
-secretKeyRef; memory limits. Not realised: a network of its own (a pod has the machine's), CPU limits, restarts,
-sizeLimits of disk. A field that the runner does not know raises, so that no test passes by what was left out.
+memory or not, projected tokens and ConfigMaps, Secrets, ConfigMaps, images, PersistentVolumeClaims, hostPath) with
+fsGroup; users, groups, capabilities, privilege escalation, read-only root; command and args; variables with $(…),
+fieldRef, secretRef and secretKeyRef; memory limits. Not realised: a network of its own (a pod has the machine's), CPU
+limits, restarts, sizeLimits of disk. A field that the runner does not know raises, so that no test passes by what was
+left out.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Cluster:
     images: Mapping[str, str]
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    claims: Path | None = None
+    """Where the volumes of PersistentVolumeClaims are, by name: they outlive pods."""
     token: Token | None = None
 
     @contextmanager
@@ -183,7 +186,7 @@ class RunningPod:
         for name, value in environment.items():
             found += ["--env", f"{name}={value}"]
         for mount in container.get("volumeMounts") or []:
-            found += ["--volume", self._mount(mount)]
+            found += self._mount(mount)
         command = [_expanded(part, environment) for part in container.get("command") or []]
         arguments = [_expanded(part, environment) for part in container.get("args") or []]
         if command:
@@ -256,14 +259,17 @@ class RunningPod:
 
     # --- Volumes ----------------------------------------------------------------------------------------------
 
-    def _mount(self, mount: Object) -> str:
+    def _mount(self, mount: Object) -> list[str]:
         _known(mount, {"name", "mountPath", "readOnly", "subPath"}, "volumeMounts")
         path = self.volume(mount["name"]) / mount.get("subPath", "")
         volume = next(volume for volume in self.spec["volumes"] if volume["name"] == mount["name"])
+        if "image" in volume:
+            image = self._image(volume["image"]["reference"])
+            return ["--mount", f"type=image,source={image},destination={mount['mountPath']},rw=false"]
         # Projected volumes, Secrets and ConfigMaps are read-only whatever the mount says.
         fixed = any(kind in volume for kind in ("projected", "secret", "configMap"))
         # `Z` and `U` are left out: nothing may re-own or re-label a volume but fsGroup.
-        return f"{path}:{mount['mountPath']}:{'ro' if mount.get('readOnly') or fixed else 'rw'}"
+        return ["--volume", f"{path}:{mount['mountPath']}:{'ro' if mount.get('readOnly') or fixed else 'rw'}"]
 
     def _make_volume(self, volume: Object) -> None:
         path = self.volume(volume["name"])
@@ -275,6 +281,16 @@ class RunningPod:
                 subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], check=True, timeout=30)
             path.chmod(0o777)
             self._own(path)
+        elif "image" in volume:
+            _known(volume["image"], {"reference", "pullPolicy"}, "image")
+        elif "persistentVolumeClaim" in volume:
+            assert self.cluster.claims is not None, "the cluster has no claims"
+            claimed = self.cluster.claims / volume["persistentVolumeClaim"]["claimName"]
+            if not claimed.exists():
+                claimed.mkdir(parents=True)
+                self._own(claimed)
+            path.rmdir()
+            path.symlink_to(claimed)
         elif "hostPath" in volume:
             path.rmdir()
             path.symlink_to(volume["hostPath"]["path"])

@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import servers
 from tests.pod import engine as engines
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman")]
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[engines.Engine]:
-    try:
-        with engines.Engine() as made:
-            yield made
-    except servers.Missing as missing:
-        servers.require(str(missing))
-
-
-@pytest.fixture(scope="module")
-def debian(engine: engines.Engine) -> str:
-    return engine.import_rootfs(engines.debian_rootfs(), "debian")
 
 
 def test_containers_are_restricted(engine: engines.Engine, debian: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import helm_python as helm
@@ -12,7 +11,6 @@ import pytest
 import yaml
 
 from datamount import names
-from tests import servers
 from tests.pod import engine as engines
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman"), pytest.mark.timeout(900)]
@@ -28,27 +26,13 @@ USER = "1234:1234"
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[engines.Engine]:
-    try:
-        with engines.Engine() as made:
-            yield made
-    except servers.Missing as missing:
-        servers.require(str(missing))
+def session(engine: engines.Engine, debian: str) -> str:
+    return engine.build(ROOT / "Containerfile", ROOT, "session", target="session", arguments={"BASE": debian})
 
 
 @pytest.fixture(scope="module")
-def base(engine: engines.Engine) -> str:
-    return engine.import_rootfs(engines.debian_rootfs(), "debian")
-
-
-@pytest.fixture(scope="module")
-def session(engine: engines.Engine, base: str) -> str:
-    return engine.build(ROOT / "Containerfile", ROOT, "session", target="session", arguments={"BASE": base})
-
-
-@pytest.fixture(scope="module")
-def controller(engine: engines.Engine, base: str) -> str:
-    return engine.build(ROOT / "Containerfile", ROOT, "controller", target="controller", arguments={"BASE": base})
+def controller(engine: engines.Engine, debian: str) -> str:
+    return engine.build(ROOT / "Containerfile", ROOT, "controller", target="controller", arguments={"BASE": debian})
 
 
 @pytest.fixture
@@ -133,7 +117,7 @@ def test_controller_takes_the_charts_settings(engine: engines.Engine, controller
 
 @pytest.mark.parametrize(("target", "user"), [("session", "1000:1000"), ("controller", "65532:65532")])
 def test_images_hold_what_they_need(
-    request: pytest.FixtureRequest, engine: engines.Engine, base: str, target: str, user: str
+    request: pytest.FixtureRequest, engine: engines.Engine, debian: str, target: str, user: str
 ) -> None:
     """Each image runs as a user, has its own part's libraries and no installer, and stays small."""
     image: str = request.getfixturevalue(target)
@@ -157,8 +141,8 @@ def test_images_hold_what_they_need(
     done = engine.run(image, ["-c", script], entrypoint="python", read_only=True, environment={"HOME": "/"})
     assert done.stdout == f"[] {user.split(':', maxsplit=1)[0]}\n", done.stderr
     assert engine.text("image", "inspect", "--format", "{{.Config.User}}", image) == user
-    added = engine.size(image) - engine.size(base)
-    print(f"{target}: {added / 1e6:.0f} MB over its base of {engine.size(base) / 1e6:.0f} MB")
+    added = engine.size(image) - engine.size(debian)
+    print(f"{target}: {added / 1e6:.0f} MB over its base of {engine.size(debian) / 1e6:.0f} MB")
     assert added < 450e6
 
 

@@ -1,275 +1,23 @@
-"""A session from end to end in real containers: KubeSpawner's pod, what inject makes of it, two launches.
-
-Real: the containers and images, the S3 server with STS, the controller (leases and gateway), Jupyter and its kernel.
-A stand-in: the API server (`tests/kube`), which makes the pod's token. The kubelet's part is `runner.py`'s.
-"""
+"""A session from end to end in real containers: KubeSpawner's pod, what inject makes of it, two launches."""
 
 from __future__ import annotations
 
-import asyncio
-import io
 import json
-import logging
 import os
 import re
-import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-import yaml
-from pydantic import SecretStr
 
 from datamount import names
-from datamount.controller import s3_leases
-from datamount.credentials import Credential
-from datamount.inject import InjectSettings, inject
-from tests import servers
-from tests.gateway import COURSE, COURSE_IMAGE, serving
-from tests.jupyter_client import Jupyter
-from tests.kube.site import Site, running_site
 from tests.pod import engine as engines
-from tests.pod import images
-from tests.pod.runner import Cluster, Object, RunningPod
+from tests.pod.courses import CODES
+from tests.pod.hub import Hub
+from tests.pod.runner import RunningPod
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman"), pytest.mark.timeout(600)]
-OURS = "registry.example.edu/datamount/session:1"
-COMMIT = "4c1e9f0000000000000000000000000000000000"
-CODES = "".join(f"{number},code {number}\n" for number in range(50_000))
 INIT = (names.SEED_CONTAINER, names.FETCH_CONTAINER)
-NOTEBOOK = json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
-
-
-def course_files(s3: servers.S3Server) -> dict[str, str]:
-    """What repo2docker copies into the image: a repo with a manifest, a good dataset of each kind and a broken one."""
-    codes = {"url": f"s3://{s3.reader_bucket}/icd/", "endpoint_url": s3.endpoint_url, "credential": "icd"}
-    public = {"url": f"s3://{s3.public_bucket}/small/", "endpoint_url": s3.endpoint_url, "anonymous": True}
-    gone = {"url": "s3://no-such-bucket/x/", "endpoint_url": s3.endpoint_url, "anonymous": True}
-    datasets = {"codes": {"s3": codes}, "small": {"s3": public}, "gone": {"s3": gone}}
-    return {
-        "binder/datamount.yaml": yaml.safe_dump({"version": 1, "datasets": datasets}),
-        "lesson.ipynb": NOTEBOOK,
-        "notes/.hidden": "kept\n",
-        "a b/ü.txt": "odd names\n",
-    }
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[engines.Engine]:
-    try:
-        with engines.Engine() as made:
-            yield made
-    except servers.Missing as missing:
-        servers.require(str(missing))
-
-
-def serialised(pod: Any) -> Object:
-    """What KubeSpawner's client sends to the API server."""
-    from kubernetes_asyncio.client import ApiClient
-
-    async def run() -> Object:
-        async with ApiClient() as client:
-            made: Object = client.sanitize_for_serialization(pod)
-            return made
-
-    return asyncio.run(run())
-
-
-class Session:
-    """A pod that runs, and the browser's way to its Jupyter server."""
-
-    def __init__(self, pod: RunningPod, jupyter: Jupyter) -> None:
-        self.pod, self.jupyter = pod, jupyter
-
-    def file(self, path: str) -> str:
-        """A text file as Jupyter's contents API gives it."""
-        answer = self.jupyter.http.get(f"/api/contents/{path}", params={"type": "file", "format": "text"})
-        answer.raise_for_status()
-        return str(answer.json()["content"])
-
-    def write(self, path: str, content: str) -> None:
-        body = {"type": "file", "format": "text", "content": content}
-        self.jupyter.http.put(f"/api/contents/{path}", json=body).raise_for_status()
-
-    def status(self) -> Any:
-        return json.loads((self.pod.volume(names.RUN_VOLUME) / names.STATUS_FILE).read_bytes())
-
-    def save(self) -> Any:
-        """Press Save: the call that the button makes."""
-        answer = self.jupyter.datamount("POST", "snapshots", json={"message": "from the pod"})
-        assert answer.status_code in (200, 201), answer.text + self.pod.logs(names.SIDECAR_CONTAINER)
-        return answer.json()
-
-
-class Hub:
-    """Launches pods as BinderHub's spawner does, on a machine with a controller."""
-
-    def __init__(self, engine: engines.Engine, site: Site, url: str, courses: Mapping[str, str]) -> None:
-        self.site, self.url = site, url
-        self.leased: list[str] = []
-        """Every secret of a credential that the controller leased."""
-        self.log = io.StringIO()
-        """The controller's log, all levels."""
-        self.settings = InjectSettings(controller_url=url, image=OURS, ca_config_map=None, fetch_seconds=60)
-        self.seen: list[str] = []
-        """What operators and students can read of the pods so far: specs, variables, logs."""
-        self.tokens: list[str] = []
-        """Every projected token."""
-        self._number = 0
-        self.cluster = Cluster(engine, {**courses, OURS: images.session_image(engine)}, token=self._token)
-
-    def _token(self, pod: Object, audience: str, seconds: int) -> str:
-        self.tokens.append(self.site.kube.token(pod, audiences=(audience,), seconds=seconds))
-        return self.tokens[-1]
-
-    def pod(self, user: str, port: int, token: str, *, image: str = f"{COURSE_IMAGE}:{COMMIT}") -> Object:
-        """What KubeSpawner would send, with the variables of BinderHub's launch."""
-        from kubespawner.objects import make_pod
-
-        from tests.unit import kubespawner_pods
-
-        self._number += 1
-        variables = {
-            "JUPYTER_TOKEN": token,
-            "BINDER_REPO_URL": COURSE,
-            "BINDER_PERSISTENT_REQUEST": f"v2/gh/org/course/{COMMIT}",
-            "BINDER_CLIENT_IP": "203.0.113.77",
-        }
-        command = ["python", "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1"]
-        command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.base_url=/user/{user}/"]
-        made = make_pod(
-            name=f"jupyter-{user}-{self._number}",
-            cmd=command,
-            port=port,
-            image=image,
-            image_pull_policy="IfNotPresent",
-            uid=1000,
-            fs_gid=100,
-            env=variables,
-            labels=kubespawner_pods.LABELS,
-            annotations=kubespawner_pods.ANNOTATIONS | {names.ANNOTATION_USERNAME: user},
-            mem_limit="1073741824",
-        )
-        found = serialised(made)
-        found["metadata"]["namespace"] = "hub"
-        return found
-
-    @contextmanager
-    def launch(self, user: str = "ada", *, injected: bool = True, **options: Any) -> Iterator[Session]:
-        """A session whose Jupyter server answers; the pod is gone at the end."""
-        port, token = servers.free_port(), secrets.token_hex(16)
-        pod = self.pod(user, port, token, **options)
-        if injected:
-            pod = inject(pod, self.settings)
-        stored = self.site.kube.add_pod(pod)
-        with self.cluster.run(stored) as running:
-            jupyter = Jupyter(f"http://127.0.0.1:{port}/user/{user}/", token)
-            try:
-                wait_for_jupyter(running, jupyter)
-                yield Session(running, jupyter)
-            finally:
-                jupyter.http.close()
-                self._keep(running)
-        self.site.kube.remove("pods", "hub", running.name)
-
-    def _keep(self, running: RunningPod) -> None:
-        self.seen.append(json.dumps(running.pod))
-        for container in [*running.spec.get("initContainers", []), *running.spec["containers"]]:
-            self.seen.append(running.logs(container["name"]))
-            self.seen.append(running.engine.text("inspect", running.container(container["name"])))
-
-
-def wait_for_jupyter(running: RunningPod, jupyter: Jupyter) -> None:
-    until = time.monotonic() + 90
-    while True:
-        try:
-            if jupyter.http.get("/api/status").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < until, running.logs(names.NOTEBOOK_CONTAINER)
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def hub(engine: engines.Engine, s3: servers.S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    bucket = s3.make_bucket(s3.reader_bucket)
-    s3.put(bucket, {"icd/codes.csv": CODES.encode(), "private/key.txt": b"not for courses"})
-    s3.put(s3.make_bucket(s3.public_bucket), {"small/a.csv": b"x\n1\n"})
-    folder = tmp_path_factory.mktemp("hub")
-    store = {"url": f"s3://{s3.make_bucket()}/work", "endpoint_url": s3.endpoint_url}
-    courses = {
-        f"{COURSE_IMAGE}:{COMMIT}": images.course_image(engine, "course", course_files(s3)),
-        f"{COURSE_IMAGE}:broken": images.course_image(
-            engine, "broken", {"datamount.yaml": "version: 1\ndatasets: [", "lesson.ipynb": NOTEBOOK}
-        ),
-    }
-    with pytest.MonkeyPatch.context() as patch, running_site(folder, store=store) as site:
-        give_keys(s3, patch)
-        site.write_policy({"credentials": {"icd": credential(site, s3, bucket)}})
-        with serving(site) as url:
-            made = Hub(engine, site, url, courses)
-            patch.setattr(s3_leases, "Credential", recording(made.leased))
-            with logged(made.log):
-                yield made
-
-
-def recording(leased: list[str]) -> Callable[..., Credential]:
-    """The controller's own Credential, whose secrets are noted."""
-
-    def make(**fields: Any) -> Credential:
-        leased.extend(value.get_secret_value() for value in fields.values() if isinstance(value, SecretStr))
-        leased.append(fields["access_key_id"])
-        return Credential(**fields)
-
-    return make
-
-
-@contextmanager
-def logged(to: io.StringIO) -> Iterator[None]:
-    """What this process logs, from everyone."""
-    handler, root = logging.StreamHandler(to), logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG)
-    # At this level the AWS client writes the requests that it signs: not the controller's words, nor its level. The
-    # others are the test's own.
-    for name in ("botocore", "boto3", "urllib3", "httpcore", "httpx"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-
-
-@pytest.fixture(autouse=True)
-def _keys_of_the_controller(_own_home: Path, s3: servers.S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The controller runs in this process; `_own_home` takes such variables away for each test."""
-    give_keys(s3, monkeypatch)
-
-
-def give_keys(s3: servers.S3Server, patch: pytest.MonkeyPatch) -> None:
-    for name, value in s3.env("admin").items():
-        if not name.startswith("AWS_ENDPOINT"):
-            patch.setenv(name, value)
-
-
-def credential(site: Site, s3: servers.S3Server, bucket: str) -> Object:
-    admin = s3.identities["admin"]
-    grant = {
-        "endpoint_url": s3.endpoint_url,
-        "region": s3.region,
-        "role_arn": s3.role_arn,
-        "access_key_id_file": site.secret_file("s3-id", admin.access_key_id),
-        "secret_access_key_file": site.secret_file("s3-key", admin.secret_access_key),
-        "urls": [f"s3://{bucket}/icd/"],
-    }
-    return {"s3": grant, "allow": [{"images": [COURSE_IMAGE]}]}
 
 
 READ_DATA = """
@@ -337,7 +85,7 @@ def times(pod: RunningPod) -> str:
 
 def test_a_manifest_that_cannot_be_read_opens(hub: Hub) -> None:
     """A course whose manifest is no YAML opens with its files, says what is wrong, and keeps work."""
-    with hub.launch("grace", image=f"{COURSE_IMAGE}:broken") as session:
+    with hub.launch("grace", course="broken") as session:
         assert session.jupyter.http.get("/api/contents/lesson.ipynb").status_code == 200
         said = session.jupyter.datamount("GET", "status").json()
         assert "datamount.yaml" in json.dumps(said)
@@ -403,7 +151,7 @@ def test_no_secret_is_anywhere(hub: Hub) -> None:
         session.write("answer.txt", "44\n")
         session.save()
         session.jupyter.datamount("GET", "snapshots")
-    audit, metrics = json.dumps(hub.site.audit()), httpx.get(f"{hub.url}/metrics", trust_env=False).text
+    audit, metrics = json.dumps(hub.site.audit()), hub.site.metrics().decode()
     events = json.dumps(hub.site.kube.events())
     assert "icd" in audit
     assert "datamount_leases" in metrics
