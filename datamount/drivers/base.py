@@ -16,7 +16,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from datamount.credentials import Credential
 from datamount.errors import UsageError
@@ -75,6 +75,18 @@ class Connection:
     aws: Mapping[str, str] = field(default_factory=dict)
 
 
+class Earlier(Protocol):
+    """What an earlier fetch left in the data folder; see `datamount.fetch.earlier`."""
+
+    def unfinished(self) -> dict[str, tuple[str, int]]:
+        """Identity and size of each file that a fetch which did not complete has left, whole; none for a lock."""
+        ...
+
+    def complete(self) -> tuple[Pin, dict[str, tuple[str, int]]] | None:
+        """The pin and all files of the last fetch, where that completed, was of this source, and nothing is missing."""
+        ...
+
+
 class Driver(ABC, Generic[S]):
     """One dataset's source, opened with its credential. Closed by the engine when the dataset is done."""
 
@@ -99,6 +111,8 @@ class Driver(ABC, Generic[S]):
         """What people should know of data that was delivered all the same, a sentence each. For the status."""
         self.alive: Callable[[], None] = lambda: None
         """To be called while an answer takes long, as its parts arrive: the engine gives up what is silent."""
+        self.earlier: Earlier | None = None
+        """For `plan`, where the source itself cannot tell that nothing changed. Set by the engine before it asks."""
 
     @abstractmethod
     def resolve(self, pin: Pin | None = None) -> Pin:

@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pymysql
@@ -33,6 +33,9 @@ READ_TIMEOUT = 300
 """Seconds without a byte: a `where` without an index may search for minutes before its first row."""
 
 MOST_PARTITIONS = 10_000
+
+KEPT = timedelta(hours=1)
+"""How long the tables of a fetch that did not end are good for the next one."""
 
 WRITING = frozenset(
     ["ALL PRIVILEGES", "ALTER", "CREATE", "CREATE USER", "DELETE", "DROP", "FILE", "INSERT", "SUPER", "UPDATE"]
@@ -133,14 +136,19 @@ class MySQLDriver(Driver[MySQL]):
         return pin
 
     def plan(self, pin: Pin) -> Iterable[Item]:
-        for table, wanted in self.source.tables.items():
-            for path, ref in self._files(table, wanted):
-                yield Item(
-                    path=safe_path(path, dataset=self.name),
-                    size=None,
-                    identity=f"{pin.get('read', '')}:{_hash(wanted.model_dump(mode='json', exclude_none=True))}",
-                    ref=ref,
-                )
+        left = self.earlier.unfinished() if self.earlier else {}
+        planned = {
+            table: [(safe_path(path, dataset=self.name), ref) for path, ref in self._files(table, wanted)]
+            for table, wanted in self.source.tables.items()
+        }
+        kept = {table: self._kept(table, [path for path, _ in files], left) for table, files in planned.items()}
+        if all(kept.values()):
+            kept = {}  # nothing is missing: it is read anew, all of it
+        for table, files in planned.items():
+            if kept.get(table):
+                self._warn(f"{table} shows the database as it was at {kept[table]}: a fetch that did not end read it.")
+            for path, ref in files:
+                yield Item(path, None, f"{kept.get(table) or pin.get('read', '')}:{self._selection(table)}", ref=ref)
 
     def open(self, item: Item, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
         table = item.ref["table"]
@@ -162,6 +170,23 @@ class MySQLDriver(Driver[MySQL]):
     def close(self) -> None:
         with self._turn:
             self._drop()
+
+    def _selection(self, table: str) -> str:
+        """What tells the rows of a file apart, but for the time: where they are from, and what is asked for."""
+        asked = self.source.tables[table].model_dump(mode="json", exclude_none=True)
+        return _hash([self._host, self._port, self.source.database, table, asked])
+
+    def _kept(self, table: str, paths: list[str], left: Mapping[str, tuple[str, int]]) -> str:
+        """When an earlier fetch, which did not end, read all files of a table; "" where they are to be read now.
+
+        A snapshot ends with its connection, so tables of two fetches never show one instant. But to export all of
+        them again would bring a large database never to an end where each fetch is given a minute, so what is
+        complete is kept for an hour, and said.
+        """
+        found = {left.get(path, ("", 0))[0] for path in paths}
+        instant, _, selection = found.pop().rpartition(":") if len(found) == 1 else ("", "", "")
+        oldest = (datetime.now(UTC) - KEPT).isoformat(timespec="microseconds")
+        return instant if selection == self._selection(table) and instant >= oldest else ""
 
     def _connected(self) -> Any:
         if self._connection is None:

@@ -90,6 +90,8 @@ class URLDriver(Driver[URL]):
 
     def plan(self, pin: Pin) -> Iterable[Item]:
         if self.source.unpack:
+            if unchanged := self._unpacked(pin):
+                return unchanged
             archive = self._archive(str(pin.get("version") or ""))
             return [
                 Item(member.path, member.size, f"{self._sha256}:{member.path}", None, {"member": member.path})
@@ -116,6 +118,13 @@ class URLDriver(Driver[URL]):
             if self._spool is not None:
                 self._spool.close()
             self._opened = self._spool = None
+
+    def _unpacked(self, pin: Pin) -> list[Item]:
+        """The files of the archive, where they are there already and its server says that it is the same still."""
+        earlier = self.earlier.complete() if self.earlier and pin.get("version") else None
+        if earlier is None or (earlier[0].get("version"), earlier[0].get("size")) != (pin["version"], pin.get("size")):
+            return []
+        return [Item(path, size, identity, None, {"member": path}) for path, (identity, size) in earlier[1].items()]
 
     def _member(self, path: str, start: int, stop: int | None) -> Iterator[Buffer]:
         archive = self._archive("")

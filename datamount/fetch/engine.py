@@ -171,13 +171,18 @@ class Engine:
         lock: LockFile,
         *,
         pin_only: Collection[str] = frozenset(),
+        for_lock: bool = False,
         budget: float | None = None,
     ) -> dict[str, Delivery]:
-        """Fetch the named datasets (of kinds in `pin_only`: resolve); each ends in a Delivery, whatever happens."""
+        """Fetch the named datasets (of kinds in `pin_only`: resolve); each ends in a Delivery, whatever happens.
+
+        `for_lock`: what a fetch that did not end has left is of another instant, so it is not taken.
+        """
         until = None if budget is None else time.monotonic() + budget
         jobs = {name: Job(self, name, self.course.manifest.datasets[name], lock.datasets.get(name)) for name in wanted}
         for job in jobs.values():
             job.pin_only = job.dataset.kind in pin_only
+            job.for_lock = for_lock
         self._open(jobs)
         self._jobs = jobs
         threads = {

@@ -17,6 +17,7 @@ from datamount import names
 from datamount.credentials import Credential
 from datamount.drivers.base import Connection, Driver, Item
 from datamount.errors import Conflict, DatamountError, DiskFull, NotFound, VerificationFailed
+from datamount.fetch.earlier import EarlierFetch
 from datamount.fetch.pins import LockEntry, drift
 from datamount.fetch.provenance import remove_record, write_record
 from datamount.fetch.receipts import Receipt, Receipts
@@ -80,6 +81,8 @@ class Job:
         self.budget = Budget(engine.policy, engine.stop)
         self.pin_only = False
         """For the lock of a source whose pin fixes its content: resolve, and transfer nothing."""
+        self.for_lock = False
+        """What a fetch that did not end has left must not count: a lock is of one version."""
         self.work = 0
         """What was done, in units of about one small object, for the pace."""
         self.moving = False
@@ -191,6 +194,8 @@ class Job:
     def _end(self, error: DatamountError | None, seconds: float) -> None:
         status = self.status
         status.seconds = round(seconds, 3)
+        told = self._driver.warnings if self._driver is not None else []
+        status.warnings += [sentence for sentence in told if sentence not in status.warnings]
         if error is None:
             status.state = "ready"
         elif isinstance(error, Stopped):
@@ -257,6 +262,9 @@ class Job:
             engine = self.engine
             with Desk(engine.data, self.name, driver, receipts, crew=engine.crew, memory=engine.memory) as desk:
                 self._desk = desk
+                driver.earlier = EarlierFetch(
+                    engine.data, self.name, self.dataset, receipts, desk.folder, for_lock=self.for_lock
+                )
                 self._deliver_at(desk, driver, receipts)
         finally:
             receipts.close()

@@ -1,0 +1,151 @@
+"""What a fetch finds of an earlier one where the source cannot tell that nothing changed: databases and archives."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from datamount.course import read_course
+from datamount.credentials import Credential
+from datamount.drivers import Driver, Item, mysql, open_driver
+from datamount.drivers.base import Buffer
+from datamount.errors import Unavailable
+from datamount.fetch import fetch
+from datamount.fetch.lock import lock
+from datamount.status import DatasetStatus
+from tests.servers import HTTPServer, MariaDBServer
+
+
+class Site:
+    """A course of one dataset, its credential, and a source of which single objects can be made to fail."""
+
+    def __init__(self, folder: Path, dataset: dict[str, Any], credential: Credential | None = None) -> None:
+        self.folder, self.dataset, self.credential = folder, dataset, credential
+        self.opened: list[str] = []
+        self.broken: set[str] = set()
+        (folder / "course").mkdir()
+        self.course = folder / "course/datamount.yaml"
+        self.course.write_text(json.dumps({"version": 1, "datasets": {"db": dataset}}))
+
+    def get(self, name: str, *, dataset: str) -> Credential:
+        assert self.credential
+        return self.credential
+
+    def open_driver(self, name: str, dataset: Any, credential: Credential | None = None) -> Driver[Any]:
+        driver = open_driver(name, dataset, credential)
+        opened = driver.open
+
+        def open_item(item: Item, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
+            self.opened.append(item.path)
+            if item.path in self.broken:
+                raise Unavailable("broken on purpose")
+            return opened(item, start, stop)
+
+        driver.open = open_item  # type: ignore[method-assign]
+        return driver
+
+    def fetch(self) -> DatasetStatus:
+        """The status of a fetch; `opened` are then the objects that it asked for."""
+        self.opened.clear()
+        course = read_course(self.folder / "course")
+        data, run = self.folder / "data", self.folder / "run"
+        return fetch(course, data, run, credentials=self, opener=self.open_driver).datasets["db"]
+
+    def lock(self) -> None:
+        self.opened.clear()
+        lock(read_course(self.folder / "course"), self.folder / "data", credentials=self, opener=self.open_driver)
+
+    def value(self, table: str) -> Any:
+        return pq.read_table(io.BytesIO((self.folder / f"data/db/{table}.parquet").read_bytes()))["n"].to_pylist()[0]
+
+
+@pytest.fixture
+def database(mariadb: MariaDBServer) -> str:
+    name = mariadb.make_database()
+    for table in "ab":
+        mariadb.execute(f"CREATE TABLE {name}.{table} (n INT PRIMARY KEY)", f"INSERT INTO {name}.{table} VALUES (1)")
+    return name
+
+
+@pytest.fixture
+def site(mariadb: MariaDBServer, database: str, tmp_path: Path) -> Site:
+    user, password = mariadb.make_user(database)
+    source = {"host": mariadb.host, "port": mariadb.port, "database": database, "credential": "reader"}
+    dataset = {"mysql": source | {"tables": {"a": {}, "b": {}}}}
+    return Site(tmp_path, dataset, Credential(user=user, password=password))
+
+
+def test_a_table_is_kept_after_a_fetch_that_did_not_end(site: Site, mariadb: MariaDBServer, database: str) -> None:
+    """The next fetch reads what is missing, and says that the rest is older; one after a complete fetch reads all."""
+    site.broken = {"b.parquet"}
+    assert site.fetch().state == "partial"
+    mariadb.execute(f"UPDATE {database}.a SET n = 2", f"UPDATE {database}.b SET n = 2")
+    site.broken.clear()
+
+    status = site.fetch()
+    assert (status.state, site.opened) == ("ready", ["b.parquet"])
+    assert (site.value("a"), site.value("b")) == (1, 2)
+    assert [w for w in status.warnings if w.startswith("a shows the database as it was at ")], status.warnings
+
+    status = site.fetch()
+    assert (status.state, sorted(site.opened), status.warnings) == ("ready", ["a.parquet", "b.parquet"], [])
+    assert (site.value("a"), site.value("b")) == (2, 2)
+
+
+def test_a_kept_table_has_an_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is older than an hour, or of another declaration, is read anew with the rest."""
+    site.broken = {"b.parquet"}
+    site.fetch()
+    site.dataset["mysql"]["tables"]["a"] = {"where": "n > 0"}
+    site.course.write_text(json.dumps({"version": 1, "datasets": {"db": site.dataset}}))
+    site.fetch()
+    assert "a.parquet" in site.opened
+    monkeypatch.setattr(mysql, "KEPT", timedelta(0))
+    site.broken.clear()
+    assert (site.fetch().warnings, sorted(site.opened)) == ([], ["a.parquet", "b.parquet"])
+
+
+def test_a_lock_is_of_one_instant(site: Site, mariadb: MariaDBServer, database: str) -> None:
+    """`lock` after a fetch that did not end reads every table; then a fetch resumes by table, whatever its age."""
+    site.broken = {"b.parquet"}
+    site.fetch()
+    mariadb.execute(f"UPDATE {database}.a SET n = 2")
+    site.broken.clear()
+    site.lock()
+    assert sorted(site.opened) == ["a.parquet", "b.parquet"]
+    assert site.value("a") == 2
+
+    (site.folder / "data/db/b.parquet").unlink()
+    status = site.fetch()
+    assert (status.state, site.opened, status.warnings) == ("ready", ["b.parquet"], [])
+
+
+def pack(**files: str) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return packed.getvalue()
+
+
+def test_an_archive_that_is_the_same_is_not_read_again(http: HTTPServer, tmp_path: Path) -> None:
+    """Unlocked: one request, of one byte, while the server's ETag or date is that of what is there; else all of it."""
+    (http.root / "x.zip").write_bytes(pack(a="one", b="two"))
+    site = Site(tmp_path, {"url": f"{http.url}/x.zip", "unpack": "zip"})
+    assert (site.fetch().state, sorted(site.opened)) == ("ready", ["a", "b"])
+    assert (site.fetch().state, site.opened) == ("ready", [])
+
+    (tmp_path / "data/db/a").unlink()
+    assert (site.fetch().state, site.opened) == ("ready", ["a"])
+
+    (http.root / "x.zip").write_bytes(pack(a="another", c="three"))
+    assert (site.fetch().state, sorted(site.opened)) == ("ready", ["a", "c"])
+    assert sorted(path.name for path in (tmp_path / "data/db").iterdir()) == ["a", "c"]
