@@ -44,11 +44,12 @@ test-mysql: setup ## The MariaDB tests on Oracle's MySQL (Debian's, unpacked bel
 MYSQL_TESTS := $(wildcard tests/integration/test_*mysql*.py) tests/conformance/drivers tests/integration/test_pod_controller.py \
   -k "mysql and not uuid and not inet6 and not required_tls_fails or test_pod_controller"
 
-check: $(VENV)/.installed ## Style, types, import contracts
+check: $(VENV)/.installed ## Style, types, import contracts, and what the unit tests cover
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term:skip-covered tests/unit
 
 bench: setup ## Benchmarks beside the peers; writes docs/benchmarks/
 	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[bench]'
