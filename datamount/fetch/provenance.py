@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,21 +36,42 @@ def write_record(
     data: Path, name: str, dataset: Dataset, *, pin: Mapping[str, Any], locked: bool, files: Iterable[Receipt]
 ) -> None:
     """Write the record of a complete dataset; nothing where it has no files and is not read in its place."""
-    resources = _resources(name, sorted(files, key=lambda receipt: receipt.path))
-    if dataset.s3 is not None and dataset.s3.access == "remote":
-        resources = [{"name": name, "path": dataset.s3.url}]
-    if not resources:
+    head = record(name, dataset, pin=pin, locked=locked)
+    paths = sorted(files, key=lambda receipt: receipt.path)
+
+    def resources() -> Iterator[dict[str, Any]]:
+        if dataset.s3 is not None and dataset.s3.access == "remote":
+            return iter([{"name": name, "path": dataset.s3.url}])
+        return _resources(name, paths)
+
+    if next(resources(), None) is None:
         remove_record(data, name)
         return
-    text = json.dumps(record(name, dataset, pin=pin, locked=locked) | {"resources": resources}, indent=1).encode()
     path = path_of(data, name)
-    with suppress(OSError):
-        if path.read_bytes() == text:
-            return
     try:
-        write_atomic(path, text, 0o644)
+        if not _holds(path, _lines(head, resources())):
+            write_atomic(path, _lines(head, resources()), 0o644)
     except OSError:  # the data is there all the same
         remove_record(data, name)
+
+
+def _lines(head: Mapping[str, Any], resources: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    """The record's text, a line a file: a dataset may have 100,000 of them, so the whole text is never in memory."""
+    yield json.dumps(head, indent=1).removesuffix("\n}").encode() + b',\n "resources": ['
+    before = b"\n  "
+    for resource in resources:
+        yield before + json.dumps(resource).encode()
+        before = b",\n  "
+    yield b"\n ]\n}\n"
+
+
+def _holds(path: Path, lines: Iterable[bytes]) -> bool:
+    """Whether a file has exactly this text."""
+    try:
+        with path.open("rb") as stream:
+            return all(stream.read(len(line)) == line for line in lines) and not stream.read(1)
+    except OSError:
+        return False
 
 
 def remove_record(data: Path, name: str) -> None:
@@ -92,16 +113,14 @@ def _web_address(source: Mapping[str, Any]) -> dict[str, str]:
     return {"path": url} if url.startswith(("http://", "https://")) else {}
 
 
-def _resources(name: str, files: Iterable[Receipt]) -> list[dict[str, Any]]:
-    made: list[dict[str, Any]] = []
-    taken: set[str] = set()
+def _resources(name: str, files: Iterable[Receipt]) -> Iterator[dict[str, Any]]:
+    taken: set[int] = set()  # of hashes, which are smaller than names; two that are equal cost a longer name
     for receipt in files:
         # Names must be of few characters and differ; paths are what tells.
         plain = known = _NOT_IN_NAME.sub("-", receipt.path.lower()) or "file"
-        while known in taken:
+        while hash(known) in taken:
             known = f"{plain}-{len(taken)}"
-        taken.add(known)
+        taken.add(hash(known))
         resource: dict[str, Any] = {"name": known, "path": f"{name}/{receipt.path}", "bytes": receipt.size}
         suffix = posixpath.splitext(receipt.path)[1].lower().removeprefix(".")
-        made.append(resource | ({"format": suffix} if suffix else {}) | {"hash": f"sha256:{receipt.sha256}"})
-    return made
+        yield resource | ({"format": suffix} if suffix else {}) | {"hash": f"sha256:{receipt.sha256}"}

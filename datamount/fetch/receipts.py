@@ -18,6 +18,7 @@ The journal holds one JSON object a line; the last line about a path wins; a lin
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -126,35 +127,33 @@ class Receipts:
 
     def _load(self) -> tuple[int, bool]:
         """Lines read, and whether the last one lacks its end."""
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
-            return 0, False
-        count = 0
-        for line in content.splitlines():
-            count += 1
-            try:
-                row = json.loads(line)
-                path = row["path"]
-                if row.get("gone"):
-                    self._receipts.pop(path, None)
-                else:
-                    self._receipts[path] = Receipt(
-                        path,
-                        row["identity"],
-                        int(row["size"]),
-                        row["sha256"],
-                        int(row["mtime_ns"]),
-                        row.get("boot", ""),
-                    )
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
-        return count, bool(content) and not content.endswith(b"\n")
+        count, line, boots = 0, b"\n", dict[str, str]()
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as stream:
+            for line in stream:
+                count += 1
+                try:
+                    row = json.loads(line)
+                    path = row["path"]
+                    if row.get("gone"):
+                        self._receipts.pop(path, None)
+                    else:
+                        boot = row.get("boot", "")
+                        self._receipts[path] = Receipt(
+                            path,
+                            row["identity"],
+                            int(row["size"]),
+                            row["sha256"],
+                            int(row["mtime_ns"]),
+                            boots.setdefault(boot, boot),  # one string for all that are equal
+                        )
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    continue
+        return count, not line.endswith(b"\n")
 
     def _compact(self) -> None:
         from datamount.status import write_atomic
 
-        write_atomic(self.path, b"".join(_line(receipt) for receipt in self._receipts.values()))
+        write_atomic(self.path, map(_line, self._receipts.values()))
 
 
 def _line(receipt: Receipt) -> bytes:
