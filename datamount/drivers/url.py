@@ -1,8 +1,9 @@
 """One file at a URL, or what is in it: http, https and file by the standard library, every other protocol by fsspec.
 
-It is delivered under the last part of its path. A web server cannot be asked for an old version: the version that a
-lock pins is the SHA-256, and `sha256` in the manifest is the same promise made by hand. Without either, what is
-delivered is what the server has, told apart by ETag, else by date and size.
+It is delivered under the last part of its path; where that has no ".", as in `/download` or `/files/123`, under the
+name that the server gives it, if it does (OSF, figshare and Dataverse serve files by number). A web server cannot be
+asked for an old version: the version that a lock pins is the SHA-256, and `sha256` in the manifest is the same promise
+made by hand. Without either, what is delivered is what the server has, told apart by ETag, else by date and size.
 
 With `unpack` the file is read whole into a temporary file, and what is delivered are the files in it (see `archives`).
 """
@@ -44,6 +45,8 @@ class Facts:
     size: int | None
     version: str
     ranges: bool
+    name: str = ""
+    """What the server calls the file (Content-Disposition)."""
 
 
 class URLDriver(Driver[URL]):
@@ -54,6 +57,7 @@ class URLDriver(Driver[URL]):
     def __init__(self, name: str, dataset: Dataset, source: URL, credential: Credential | None) -> None:
         super().__init__(name, dataset, source, credential)
         self.shown = shown(source.url)
+        self._name = file_name(source.url) or name
         self._lock = threading.RLock()
         self._spool: IO[bytes] | None = None
         self._opened: Archive | None = None
@@ -76,6 +80,8 @@ class URLDriver(Driver[URL]):
 
     def resolve(self, pin: Pin | None = None) -> Pin:
         facts = self.place.facts()
+        if facts.name and "." not in self._name:
+            self._name = facts.name
         if not facts.ranges:
             self._no_ranges()
         if pin is not None and None not in (pin.get("size"), facts.size) and pin["size"] != facts.size:
@@ -100,7 +106,7 @@ class URLDriver(Driver[URL]):
         digest = Digest("sha256", self.source.sha256) if self.source.sha256 else None
         # Without anything to tell versions apart, no earlier copy may pass for this one.
         identity = f"sha256:{digest.value}" if digest else pin.get("version") or f"unknown:{uuid.uuid4().hex}"
-        path = safe_path(file_name(self.source.url) or self.name, dataset=self.name)
+        path = safe_path(self._name, dataset=self.name)
         return [Item(path, pin.get("size"), identity, digest, {"version": pin.get("version") or ""})]
 
     def open(self, item: Item, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
@@ -143,10 +149,9 @@ class URLDriver(Driver[URL]):
                 self._download(version)
                 spool, self._spool = self._spool, None
                 assert spool is not None
-                name = file_name(self.source.url) or self.name
                 unpack = self.source.unpack
                 assert unpack is not None
-                inner = (name[:-3] if name.lower().endswith(".gz") else "") or self.name
+                inner = (self._name[:-3] if self._name.lower().endswith(".gz") else "") or self.name
                 self._opened = Archive(spool, unpack, dataset=self.name, name=inner)
             return self._opened
 
@@ -254,7 +259,7 @@ class WebPlace(Place):
         total = headers.get("Content-Range", "").rpartition("/")[2] if ranges else headers.get("Content-Length", "")
         size = int(total) if total and total.isdigit() else None
         dated = f"{headers['Last-Modified']} {size}" if headers.get("Last-Modified") else ""
-        return Facts(size, headers.get("ETag") or dated, ranges)
+        return Facts(size, headers.get("ETag") or dated, ranges, _plain_name(headers.get_filename("")))
 
     def read(self, start: int, stop: int | None, version: str) -> Iterator[Buffer]:
         headers = {}
@@ -405,6 +410,13 @@ def shown(url: str) -> str:
         host, slash, path = rest.partition("/")
         parts.append(f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}")
     return "::".join(parts)
+
+
+def _plain_name(name: str) -> str:
+    """A server's name for a file; "" where it is none that could stand in a folder."""
+    name = name.replace("\\", "/").rpartition("/")[2].strip()
+    usable = name not in ("", ".", "..") and name.isprintable() and len(name.encode("utf-8", "replace")) <= 255
+    return name if usable else ""
 
 
 def file_name(url: str) -> str:

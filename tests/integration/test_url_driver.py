@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pytest
 from pydantic import SecretStr
 
-from datamount.credentials import Credential
+from datamount.course import read_course
+from datamount.credentials import Credential, FileCredentials
 from datamount.drivers import open_driver
 from datamount.drivers.url import file_name, retry_after, shown
 from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError
+from datamount.fetch import fetch
 from datamount.manifest import Dataset
 from tests import servers
 
 BODY = bytes(range(256)) * 20_000
+LARGE = random.Random(1).randbytes(40_000_000)
 
 
 class Moody(BaseHTTPRequestHandler):
-    """/whole ignores ranges; /short ends too early; /status/503 answers that; /to/PORT redirects there."""
+    """/whole ignores ranges; /short ends too early; /status/503 answers that; /to/PORT redirects there; /named/NAME
+    has a name; /cut has ranges and an ETag, and breaks every connection after 12 MB."""
 
     seen: list[tuple[int, str, str | None]]
+    begun: list[int]
 
     def do_GET(self) -> None:
         port = self.server.server_address[1]
@@ -39,11 +47,23 @@ class Moody(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", f"http://127.0.0.1:{rest[0]}/whole/x.csv")
             self.end_headers()
+        elif kind == "cut":
+            first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+            start, stop = int(first), int(last or len(LARGE) - 1) + 1
+            self.begun.append(start)
+            self.send_response(206)
+            self.send_header("ETag", '"x"')
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(LARGE)}")
+            self.send_header("Content-Length", str(stop - start))
+            self.end_headers()
+            self.wfile.write(LARGE[start : min(stop, start + 12_000_000)])
         else:
             self.send_response(200)
             self.send_header("Content-Length", str(len(BODY)))
+            if kind == "named":
+                self.send_header("Content-Disposition", unquote(rest[0]))
             self.end_headers()
-            self.wfile.write(BODY if kind == "whole" else BODY[:1000])
+            self.wfile.write(BODY[:1000] if kind == "short" else BODY)
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -52,7 +72,7 @@ class Moody(BaseHTTPRequestHandler):
 @pytest.fixture
 def moody() -> Iterator[tuple[int, int]]:
     """The ports of two such servers."""
-    Moody.seen = []
+    Moody.seen, Moody.begun = [], []
     running = [ThreadingHTTPServer(("127.0.0.1", 0), Moody) for _ in range(2)]
     for server in running:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -105,6 +125,39 @@ def test_statuses(moody: tuple[int, int], status: int, kind: type[DatamountError
     assert type(caught.value) is kind
     assert caught.value.transient == transient
     assert caught.value.retry_after == (7 if transient else None)
+
+
+def test_a_broken_download_goes_on_where_it_was(moody: tuple[int, int], tmp_path: Path) -> None:
+    """A large file whose connection breaks thrice is fetched in four parts, and next to nothing of it twice."""
+    (tmp_path / "datamount.yaml").write_text(
+        f"version: 1\ndatasets: {{g: {{url: 'http://127.0.0.1:{moody[0]}/cut/x.bin'}}}}"
+    )
+    course = read_course(tmp_path)
+    status = fetch(course, tmp_path / "data", tmp_path / "run", credentials=FileCredentials())
+    assert status.state == "ready", status
+    assert (tmp_path / "data/g/x.bin").read_bytes() == LARGE
+    starts = [start for start in Moody.begun if start]
+    assert len(starts) == 3
+    assert all(start >= number * 11_000_000 for number, start in enumerate(starts, 1)), starts
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "name"),
+    [
+        ("download", 'attachment; filename="icd 10.csv"', "icd 10.csv"),
+        ("12345", "attachment; filename*=UTF-8''gr%C3%B6%C3%9Fe.csv", "größe.csv"),
+        ("download", "attachment; filename=../../etc/passwd", "passwd"),
+        ("download", "attachment; filename=..", "download"),
+        ("download", "attachment", "download"),
+        ("mine.csv", "attachment; filename=theirs.csv", "mine.csv"),
+    ],
+)
+def test_a_file_without_a_name_in_its_address(moody: tuple[int, int], address: str, said: str, name: str) -> None:
+    """The server names a file whose address does not, as OSF's and figshare's; an address with a name wins."""
+    url = f"http://127.0.0.1:{moody[0]}/named/{quote(said, safe='')}/{address}"
+    driver = open_driver("g", Dataset.model_validate({"url": url}))
+    (item,) = driver.plan(driver.resolve())
+    assert item.path == name
 
 
 def test_a_credential_does_not_follow_a_redirect(moody: tuple[int, int]) -> None:
