@@ -86,7 +86,7 @@ def test_the_page_in_jupyterlab_3(pod: Pod, student: Students, violations: Calla
         assert (pod.work / "lesson.ipynb").read_text() == notebook("answer = 3")
         assert jupyter.run("import os; print(os.environ['COURSE_PATH'])") == "/data/course\n"
         ada.page.goto(f"{jupyter.url}/lab")
-        ada.page.locator("#jp-main-dock-panel").wait_for()
+        ada.page.locator(".jp-Launcher").first.wait_for()
         expect(ada.dialog()).to_have_count(0)
         ada.shot("lab-3")
 

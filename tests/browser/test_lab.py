@@ -175,6 +175,7 @@ def test_data_panel(course: Path, up: Up, student: Students) -> None:
     ada.open("lab/tree/lesson.ipynb")
     ada.page.locator('[data-id="datamount-data"]').first.click()
     panel = ada.page.locator("#datamount-data")
+    panel.get_by_role("region", name="glossary").wait_for()
     good = panel.get_by_role("region", name="glossary").inner_text()
     for text in ("Words of radiology", "Ready", "13 B, 1 file", "CC-BY-4.0", "https://doi.org/10.1000/glossary"):
         assert text in good
@@ -218,6 +219,52 @@ def test_keyboard_palette_and_menu(course: Path, up: Up, student: Students) -> N
     ada.page.locator(".dm-Version-head").first.focus()
     ada.page.keyboard.press("Enter")
     ada.page.locator(".dm-Version-content").wait_for()
+
+
+CONTROLS = "button:not(:disabled), input:not(:disabled), select, summary, [tabindex='0']"
+FOCUSED = """panel => {
+  const found = document.activeElement;
+  if (!panel.contains(found)) return null;
+  const all = [...panel.querySelectorAll("*")];
+  return [all.indexOf(found), getComputedStyle(found).outlineStyle !== "none"];
+}"""
+
+
+def test_every_control_is_reached_by_the_keyboard(course: Path, up: Up, student: Students) -> None:
+    """Tab leads through every control of both panels, each with a visible focus; Enter and Space work them."""
+    ada = student(up(course, "--save-after", "600").open())
+    ada.open("lab/tree/lesson.ipynb")
+    ada.save()
+    ada.type("\n# two")
+    ada.save()
+    ada.version(0).get_by_text("All files of this version").press("Enter")
+    ada.page.get_by_role("button", name="Differences in lesson.ipynb").press("Space")
+    ada.page.locator(".dm-Diff pre").first.wait_for()
+    _walk(ada, "#datamount-history")
+    ada.page.locator('[data-id="datamount-data"]').first.click()
+    ada.page.locator('#datamount-data [data-dataset="broken"]').wait_for()
+    _walk(ada, "#datamount-data")
+
+
+def _walk(student: Student, panel: str) -> None:
+    place = student.page.locator(panel)
+    wanted = place.evaluate(
+        """(panel, controls) => {
+          const all = [...panel.querySelectorAll("*")];
+          const seen = control => control.checkVisibility() && control.offsetParent !== null;
+          return [...panel.querySelectorAll(controls)].filter(seen).map(control => all.indexOf(control));
+        }""",
+        CONTROLS,
+    )
+    assert len(wanted) > 5
+    place.locator(CONTROLS).first.focus()
+    reached = {}
+    for _ in range(len(wanted)):
+        number, outlined = place.evaluate(FOCUSED)
+        reached[number] = outlined
+        student.page.keyboard.press("Tab")
+    assert sorted(reached) == sorted(wanted)
+    assert all(reached.values())
 
 
 def test_without_a_sidecar(course: Path, up: Up, student: Students) -> None:
@@ -303,5 +350,5 @@ def test_a_course_that_changed_meanwhile(course: Path, up: Up, student: Students
     again.history()
     merged = again.page.get_by_role("region", name="What this launch merged")
     merged.get_by_text("The report").click()
-    expect(merged.locator("pre")).to_contain_text("lesson.ipynb")
+    expect(merged.locator(".dm-Report code").first).to_have_text("lesson.ipynb")
     again.shot("merged")

@@ -12,7 +12,7 @@ import { isShare } from './link';
 import type { SessionModel } from './model';
 import { Preview } from './preview';
 import { Resumption } from './resumption';
-import { moment, reason } from './words';
+import { briefly, moment, reason } from './words';
 
 export const SAVE = 'datamount:save';
 export const SAVE_WITH_MESSAGE = 'datamount:save-with-message';
@@ -66,7 +66,7 @@ export class Actions {
       this.model.setWritten(false);
       return true;
     } catch (error) {
-      this.tell('error', trans.__('Not saved: %1', reason(error, trans)));
+      this.tell('error', trans.__('Not saved: %1', briefly(error, trans)));
       return false;
     }
   }
@@ -100,7 +100,8 @@ export class Actions {
   async restore(version: ISnapshot, paths: string[]): Promise<void> {
     const { client } = this.model;
     const preview = await this._ask(() => client.preview(version.id, paths));
-    if (preview && (await this._agreed(version, preview))) {
+    // Of chosen files nobody wonders about the others.
+    if (preview && (await this._agreed(version, paths.length ? { ...preview, kept: [] } : preview))) {
       const done = await this._replace(() => client.restore(version.id, paths));
       if (done) {
         this._note(done, { version: done.undo, paths: done.restored });

@@ -104,7 +104,7 @@ function Dataset({ name, dataset, language, trans }: IProps): JSX.Element {
             {trans._n('%1 file', '%1 files', dataset.files_total)}
           </Row>
         )}
-        {dataset.pin && (
+        {dataset.pin && (pinned(dataset.pin) || dataset.locked) && (
           <Row term={trans.__('Version')}>
             {pinned(dataset.pin)}
             {dataset.locked ? ` (${trans.__('pinned by the course')})` : ''}
@@ -173,11 +173,11 @@ function duration(seconds: number, trans: TranslationBundle): string {
   return trans._n('about %1 minute left', 'about %1 minutes left', minutes);
 }
 
-/** What a pin names, digests shortened. */
+/** What a pin names, long values shortened; its size is said beside. */
 function pinned(pin: Record<string, unknown>): string {
   return Object.entries(pin)
-    .filter(([, value]) => typeof value === 'string' || typeof value === 'number')
-    .map(([key, value]) => `${key} ${String(value).replace(/^([0-9a-f]{12})[0-9a-f]{20,}$/, '$1…')}`)
+    .filter(([key, value]) => key !== 'size' && (typeof value === 'string' || typeof value === 'number'))
+    .map(([key, value]) => `${key.replace(/_/g, ' ')} ${String(value).replace(/^(.{12}).{6,}$/, '$1…')}`)
     .join(', ');
 }
 

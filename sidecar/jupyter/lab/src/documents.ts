@@ -10,6 +10,8 @@ type Context = DocumentRegistry.Context;
 
 /** Milliseconds that a file's time may differ without having been changed; as in Jupyter's own check. */
 const CLOCK_MARGIN = 500;
+/** Milliseconds to wait for documents that are still being opened. */
+const OPENING = 10000;
 
 export class Documents {
   constructor(
@@ -32,7 +34,7 @@ export class Documents {
   /** Paths of the documents whose edits are in this tab only. */
   unsaved(): string[] {
     return this.all()
-      .filter(context => context.model.dirty && context.contentsModel?.writable !== false)
+      .filter(context => context.isReady && context.model.dirty && context.contentsModel?.writable)
       .map(context => context.path)
       .sort();
   }
@@ -45,6 +47,7 @@ export class Documents {
    * Throws when a document could not be written.
    */
   async save(keep: (path: string) => Promise<void>): Promise<void> {
+    await this.opened();
     for (const context of this.all()) {
       if (await this.changedElsewhere(context)) {
         if (context.model.dirty) {
@@ -54,11 +57,21 @@ export class Documents {
         await context.revert();
       }
     }
-    await this.app.commands.execute('docmanager:save-all');
-    if (this.unsaved().length) {
-      // Typed while it was being written, or the kernel has just told its language.
-      await this.app.commands.execute('docmanager:save-all');
-    }
+    await this.write();
+    // Typed while it was being written, or the kernel has just told its language.
+    await this.write();
+  }
+
+  /** As Jupyter's "Save All", which also writes what has not changed and warns of each document that is read-only. */
+  private async write(): Promise<void> {
+    const unsaved = this.unsaved();
+    await Promise.all(this.all().filter(context => unsaved.includes(context.path)).map(context => context.save()));
+  }
+
+  /** One that is still being opened may have edits already: the kernel's language. */
+  private async opened(): Promise<void> {
+    const late = new Promise(resolve => setTimeout(resolve, OPENING));
+    await Promise.race([late, Promise.allSettled(this.all().map(context => context.ready))]);
   }
 
   /** Put a copy of the file beside it. */

@@ -1,22 +1,25 @@
 /** The History panel: is it saved, what was saved when, and bringing it back. */
 
+import type { IRenderMimeRegistry } from '@jupyterlab/rendermime';
 import React from 'react';
 
 import type { ISnapshot, IStatus } from './api';
 import type { Actions } from './commands';
 import { SIGNS } from './icons';
+import { Markdown } from './markdown';
 import { Folded, Panel } from './panel';
 import { useModel, useSignal } from './react';
 import { Sharing } from './sharing';
 import { Version } from './version';
-import { day, describe, moment, reason, taken } from './words';
+import { briefly, day, describe, explain, moment, reason, taken } from './words';
 
 interface IProps {
   actions: Actions;
   panel: Panel;
+  rendermime: IRenderMimeRegistry | null;
 }
 
-export function History({ actions, panel }: IProps): JSX.Element {
+export function History({ actions, panel, rendermime }: IProps): JSX.Element {
   const { model, trans } = actions;
   useModel(model);
   const { versions, fault } = useVersions(actions, panel);
@@ -26,7 +29,7 @@ export function History({ actions, panel }: IProps): JSX.Element {
       <Now actions={actions} />
       <Shown actions={actions} />
       <Notice actions={actions} />
-      <Merged actions={actions} />
+      <Merged actions={actions} rendermime={rendermime} />
       <h2>{trans.__('History')}</h2>
       {fault && (
         <p className="dm-Fault" role="alert">
@@ -114,7 +117,7 @@ function Shown({ actions }: { actions: Actions }): JSX.Element | null {
 
 function Lists({ status, actions }: { status: IStatus; actions: Actions }): JSX.Element {
   const { trans, model } = actions;
-  const { last, changed, changed_files, quota } = status.save;
+  const { last, changed, changed_files, error, quota } = status.save;
   const ends = status.session?.ends_at;
   const skipped = (last?.skipped ?? []).map(item => `${item.path}: ${item.reason}`);
   const more = changed_files - changed.length;
@@ -137,6 +140,7 @@ function Lists({ status, actions }: { status: IStatus; actions: Actions }): JSX.
           {text}
         </p>
       ))}
+      {error && <Folded title={trans.__('What went wrong, for who can mend it')} items={[explain(error, trans)]} />}
       <Folded title={trans.__('Open documents with unsaved edits (%1)', model.unsaved.length)} items={model.unsaved} />
       <Folded title={trans.__('Changed since the last save (%1)', changed_files)} items={files} />
       <Folded title={trans.__('Not part of the last save (%1)', skipped.length)} items={skipped} />
@@ -145,7 +149,7 @@ function Lists({ status, actions }: { status: IStatus; actions: Actions }): JSX.
 }
 
 /** What this launch merged, where a newer course met saved work: a line, and the report on demand. */
-function Merged({ actions }: { actions: Actions }): JSX.Element | null {
+function Merged({ actions, rendermime }: Pick<IProps, 'actions' | 'rendermime'>): JSX.Element | null {
   const { model, trans } = actions;
   const merge = model.status?.merge;
   const [report, setReport] = React.useState('');
@@ -164,7 +168,7 @@ function Merged({ actions }: { actions: Actions }): JSX.Element | null {
       <p>{merge.summary}</p>
       <details className="dm-Folded" onToggle={event => event.currentTarget.open && !report && void load()}>
         <summary>{trans.__('The report')}</summary>
-        <pre className="dm-Report">{report}</pre>
+        {report && <Markdown text={report} rendermime={rendermime} />}
       </details>
     </section>
   );
@@ -216,7 +220,7 @@ function useVersions(actions: Actions, panel: Panel): { versions: ISnapshot[] | 
         }
       } catch (error) {
         if (number === asked) {
-          setFault(trans.__('The history cannot be read now: %1', reason(error, trans)));
+          setFault(trans.__('The history cannot be read now: %1', briefly(error, trans)));
         }
       }
     };

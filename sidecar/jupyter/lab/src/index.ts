@@ -3,6 +3,7 @@
 import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
 import { ICommandPalette, IToolbarWidgetRegistry, Notification } from '@jupyterlab/apputils';
 import { IDocumentManager } from '@jupyterlab/docmanager';
+import { IRenderMimeRegistry } from '@jupyterlab/rendermime';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
 import React from 'react';
 
@@ -25,13 +26,14 @@ const plugin: JupyterFrontEndPlugin<void> = {
   description: 'Save, history and data of a datamount session.',
   autoStart: true,
   requires: [IDocumentManager, IToolbarWidgetRegistry],
-  optional: [ITranslator, ICommandPalette],
+  optional: [ITranslator, ICommandPalette, IRenderMimeRegistry],
   activate: (
     app: JupyterFrontEnd,
     manager: IDocumentManager,
     toolbars: IToolbarWidgetRegistry,
     translator: ITranslator | null,
-    palette: ICommandPalette | null
+    palette: ICommandPalette | null,
+    rendermime: IRenderMimeRegistry | null
   ) => {
     const trans = (translator ?? nullTranslator).load('datamount');
     const { commands } = app;
@@ -57,7 +59,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
       id: 'datamount-history',
       icon: historyIcon,
       caption: trans.__('Saved work and history'),
-      content: panel => React.createElement(History, { actions, panel })
+      content: panel => React.createElement(History, { actions, panel, rendermime })
     });
     const data = new Panel({
       id: 'datamount-data',

@@ -51,21 +51,35 @@ export function Changes({ preview, trans, shared }: IProps): JSX.Element {
   );
 }
 
-function Names({ title, names, trans }: { title: string; names: string[]; trans: TranslationBundle }): JSX.Element | null {
+interface INames {
+  title: string;
+  names: string[];
+  trans: TranslationBundle;
+}
+
+function Names({ title, names, trans }: INames): JSX.Element | null {
   if (!names.length) {
     return null;
   }
+  const [own, gits] = withoutGit(names, name => name);
   return (
-    <details className="dm-Folded" open={names.length <= 8}>
+    <details className="dm-Folded" open={own.length <= 8}>
       <summary>
-        {title} ({names.length})
+        {title} ({own.length || names.length})
       </summary>
-      <ul tabIndex={names.length > 8 ? 0 : undefined} aria-label={title}>
-        {names.slice(0, MOST_SHOWN).map(name => (
+      <ul tabIndex={own.length > 8 ? 0 : undefined} aria-label={title}>
+        {own.slice(0, MOST_SHOWN).map(name => (
           <li key={name}>{name}</li>
         ))}
-        {names.length > MOST_SHOWN && <li>{trans.__('and %1 more', names.length - MOST_SHOWN)}</li>}
+        {own.length > MOST_SHOWN && <li>{trans.__('and %1 more', own.length - MOST_SHOWN)}</li>}
+        {gits > 0 && <li>{trans._n("and %1 of git's own files", "and %1 of git's own files", gits)}</li>}
       </ul>
     </details>
   );
+}
+
+/** Without what git keeps in `.git`, which no student looks at; how much that is. */
+export function withoutGit<T>(items: T[], path: (item: T) => string): [T[], number] {
+  const own = items.filter(item => path(item) !== '.git' && !path(item).startsWith('.git/'));
+  return [own, items.length - own.length];
 }

@@ -7,6 +7,7 @@ import type { IDifference, ISnapshot, ISnapshotDetail } from './api';
 import type { Actions } from './commands';
 import { FileDiff } from './diff';
 import { Folded } from './panel';
+import { withoutGit } from './preview';
 import { cause, clock, moment, note, reason, size } from './words';
 
 const MOST_SHOWN = 500;
@@ -72,7 +73,7 @@ function Content({ version, versions, actions }: IProps): JSX.Element {
     }
     setChosen(next);
   };
-  const [own, gits] = split(changes ?? []);
+  const [own, gits] = withoutGit(changes ?? [], change => change.path);
   const others = versions.filter(other => other.id !== version.id);
   return (
     <div className="dm-Version-content">
@@ -146,12 +147,6 @@ function Content({ version, versions, actions }: IProps): JSX.Element {
   );
 }
 
-/** Without what git keeps in `.git`, which no student looks at; how much that is. */
-function split(changes: IDifference[]): [IDifference[], number] {
-  const own = changes.filter(change => change.path !== '.git' && !change.path.startsWith('.git/'));
-  return [own, changes.length - own.length];
-}
-
 interface IFilesProps {
   detail: ISnapshotDetail;
   chosen: ReadonlySet<string>;
@@ -161,7 +156,8 @@ interface IFilesProps {
 
 function Files({ detail, chosen, choose, trans }: IFilesProps): JSX.Element {
   const [filter, setFilter] = React.useState('');
-  const files = detail.entries.filter(entry => entry.type !== 'folder' && entry.path.includes(filter));
+  const found = detail.entries.filter(entry => entry.type !== 'folder' && entry.path.includes(filter));
+  const [files, gits] = filter ? [found, 0] : withoutGit(found, entry => entry.path);
   return (
     <>
       {detail.entries.length > 20 && (
@@ -188,6 +184,7 @@ function Files({ detail, chosen, choose, trans }: IFilesProps): JSX.Element {
         ))}
       </ul>
       {files.length > MOST_SHOWN && <p>{trans.__('and %1 more', files.length - MOST_SHOWN)}</p>}
+      {gits > 0 && <p>{trans._n("and %1 of git's own files", "and %1 of git's own files", gits)}</p>}
     </>
   );
 }

@@ -39,7 +39,8 @@ export function describe(model: SessionModel, trans: TranslationBundle): IState 
   switch (save.state) {
     case 'failed': {
       const safe = trans.__('It is tried again; your files are safe in this session.');
-      const long = `${trans.__('Not saved:')} ${explain(save.error!, trans)} ${safe}`;
+      const why = unreachable(save.error!) ? trans.__('the storage does not answer.') : explain(save.error!, trans);
+      const long = [trans.__('Not saved:'), why, safe, unreachable(save.error!) && who(save.error!, trans)].filter(Boolean).join(' ');
       const short = unreachable(save.error!) ? trans.__('Not saved: storage unreachable, retrying') : trans.__('Not saved, retrying');
       return { mood: 'bad', short, long };
     }
@@ -89,15 +90,25 @@ function unreachable(problem: IProblem): boolean {
   return problem.status === 503 || problem.status === 502 || problem.status === 504;
 }
 
+function who(problem: IProblem, trans: TranslationBundle): string {
+  return problem.who && problem.who !== 'you' ? trans.__('Who can mend it: %1.', problem.who) : '';
+}
+
 /** What happened, what to do and who can do it. */
 export function explain(problem: IProblem, trans: TranslationBundle): string {
-  const who = problem.who && problem.who !== 'you' ? trans.__('Who can mend it: %1.', problem.who) : '';
-  return [problem.detail, problem.hint, who].filter(Boolean).join(' ');
+  const { detail, hint } = problem;
+  return [detail.charAt(0).toUpperCase() + detail.slice(1), hint, who(problem, trans)].filter(Boolean).join(' ');
 }
 
 /** Any error as a sentence. */
 export function reason(error: unknown, trans: TranslationBundle): string {
   return error instanceof ApiError ? explain(error.problem, trans) : error instanceof Error ? error.message : String(error);
+}
+
+/** As `reason`, without what a storage that is away says of itself: the panel has that. */
+export function briefly(error: unknown, trans: TranslationBundle): string {
+  const away = error instanceof ApiError && unreachable(error.problem);
+  return away ? trans.__('the storage does not answer.') : reason(error, trans);
 }
 
 /** "14:03" today, else with its date. */
