@@ -58,7 +58,7 @@ class DriverCase(ABC):
     """Whether an Item planned before the source moved on still yields the old bytes. If not, the suite wants
     VerificationFailed or bytes that its digest gives away."""
 
-    has: ClassVar[frozenset[str]] = frozenset({"ranges", "credentials", "server", "moves"})
+    has: ClassVar[frozenset[str]] = frozenset({"ranges", "credentials", "moves"})
     """What the source has, of: ranges, digests, credentials, a server, and moves that a running driver sees. A test
     of what it has not (`@pytest.mark.needs`) is not made at all: a skip would look like something left undone."""
 
@@ -93,7 +93,7 @@ class DriverCase(ABC):
 
     @abstractmethod
     def down(self) -> Published:
-        """A dataset at a server that does not answer."""
+        """A dataset at a server that does not answer, or on a disk that fails."""
 
     def assert_content(self, path: str, expected: bytes, received: bytes) -> None:
         """Overridden where the bytes are the driver's own making (a table as Parquet)."""
@@ -108,6 +108,8 @@ def s3_credential(identity: servers.Identity, endpoint_url: str | None = None) -
     )
 
 
+UNREADABLE = Path("/proc/self/mem")
+"""A file that opens, and whose reading ends with EIO as that of a failing disk does."""
 WRONG = servers.Identity("AKNOBODY", "wrong-" + secrets.token_hex(16))
 
 
@@ -224,7 +226,7 @@ class QuiltCase(DriverCase):
 class QuiltFolderCase(QuiltCase):
     """A package in a file:// registry."""
 
-    has = QuiltCase.has - {"credentials", "server"}
+    has = QuiltCase.has - {"credentials"}
 
     keeps_versions = False
 
@@ -247,7 +249,11 @@ class QuiltFolderCase(QuiltCase):
         return []
 
     def down(self) -> Published:
-        raise NotImplementedError("a folder needs no server")
+        registry = self.folder / secrets.token_hex(4)
+        latest = registry / ".quilt" / "named_packages" / "course" / "sample" / "latest"
+        latest.parent.mkdir(parents=True)
+        latest.symlink_to(UNREADABLE)
+        return Published({"quilt": {"package": "course/sample", "registry": registry.as_uri()}})
 
 
 class URLCase(DriverCase):
@@ -315,8 +321,6 @@ class URLTokenCase(URLCase):
 class URLFileCase(URLCase):
     """A file:// URL."""
 
-    has = URLCase.has - {"server"}
-
     def publish(self) -> Published:
         path = self.folder / secrets.token_hex(4) / self.name
         path.parent.mkdir()
@@ -327,7 +331,7 @@ class URLFileCase(URLCase):
         return [Published({"url": (self.folder / "nothing.csv").as_uri()}), Published({"url": self.folder.as_uri()})]
 
     def down(self) -> Published:
-        raise NotImplementedError("a file needs no server")
+        return Published({"url": UNREADABLE.as_uri()})
 
 
 class URLFsspecCase(URLCase):

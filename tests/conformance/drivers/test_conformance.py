@@ -171,9 +171,9 @@ def test_bad_credentials_are_refused(case: DriverCase) -> None:
         assert error.who
 
 
-@pytest.mark.needs("server")
 def test_a_dead_server_is_unavailable(case: DriverCase) -> None:
-    """A server that does not answer raises Unavailable, transient, and soon: the driver does not retry."""
+    """A server that does not answer, or a disk that fails, raises Unavailable, transient, and soon: the driver does
+    not retry."""
     error = failure(case.down())
     assert type(error) is Unavailable
     assert error.transient
