@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from datamount.errors import DatamountError, UsageError
+from datamount.errors import DatamountError, Refused, UsageError
 from datamount.merge import MergeReport
 from datamount.objectstore import Limited
 from datamount.session.homecoming import read_merge_report
@@ -28,7 +28,7 @@ from sidecar import shared
 from sidecar.autosave import Autosave, Debounce, Fingerprint, changes, lower_priority, scan
 from sidecar.errors import ReadOnly
 from sidecar.gateway import gateway_of, under_key
-from sidecar.models import LastSave, Quota, RestorePreview, SaveState
+from sidecar.models import LastSave, Quota, RestorePreview, SaveState, shown
 from sidecar.settings import Settings
 from sidecar.showing import Showing, forget_showing, keep_showing, read_showing, remove_added
 from sidecar.state import WAITING, State
@@ -197,7 +197,9 @@ class Session:
         here = target == self.settings.folder
         with self._state.restoring(), shared.copied(client, secret, self.settings.state) as (source, version):
             self._state.begin()
-            undo = self._save("auto", "Before a shared version").version
+            before = self._save("auto", "Before a shared version")
+            self._check_kept(before, target, lambda: source.preview(version, target))
+            undo = before.version
             assert undo is not None
             if here:
                 # Before the first file changes: whatever happens on the way, it is not saved as the student's.
@@ -216,7 +218,9 @@ class Session:
         if not keep:
             if changes(self._state.covered, self._scan()):
                 self._state.begin()
-                self._save("auto", "A shared version, with changes made here")
+                made = self._save("auto", "A shared version, with changes made here")
+                folder, undo = self.settings.folder, showing.share.undo
+                self._check_kept(made, folder, lambda: self.workspace().preview(undo, folder))
             with self._state.restoring():
                 removed = remove_added(self.settings.folder, showing.added)
                 restored = self.workspace().restore(showing.share.undo, self.settings.folder).restored
@@ -308,11 +312,28 @@ class Session:
             raise
         with self._state.restoring():
             undo = self._save("auto", f"Before restoring {chosen.info.id}")
+            self._check_kept(undo, target, lambda: workspace.preview(chosen, target, paths=paths))
             report = workspace.restore(chosen, target, paths=paths)
             self._state.begin()
             self._save("auto", f"Restored {'files of ' if paths else ''}{chosen.info.id}")
         assert undo.version is not None
         return undo.version.id, report
+
+    def _check_kept(self, before: SaveResult, target: Path, preview: Callable[[], Preview]) -> None:
+        """Refused where a restore would replace what the save before it could not keep for its size: it is nowhere
+        else."""
+        if not before.too_large:
+            return
+        folder = self.settings.folder.resolve()
+        replaced = {(target.resolve() / path).relative_to(folder).as_posix() for path in preview().replaced}
+        lost = sorted(replaced & set(before.too_large))
+        if lost:
+            raise Refused(
+                f"{shown(lost[0])} is too large to be saved, and this would replace it"
+                + (f", with {len(lost) - 1} more files like it." if len(lost) > 1 else "."),
+                hint="Rename or move it first, or restore into another folder.",
+                who="you",
+            )
 
     def _first_save(self) -> None:
         """Find what an earlier session left unsaved. A course that was never saved from here waits for a change."""
