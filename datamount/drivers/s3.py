@@ -5,8 +5,8 @@ prefix, or the one object of the `url` at its last part. `include` and `exclude`
 Python's fnmatch reads them: `*` matches anything, `/` too, so that `*.csv` is every CSV file at any depth; `?` one
 character; `[…]` a set; case counts; `**/` also matches no folder; a pattern that ends in `/` is all below that folder.
 With `include`, what matches none of its patterns is left out; `exclude` wins. Directory markers (a key ending in `/`
-with no bytes) are never delivered. A key that cannot be a file, and two keys of which one would be the folder of the
-other, are errors, not surprises: `exclude` one.
+with no bytes) are never delivered. A key that cannot be a file is an error, not a surprise (and so are, in the engine,
+two keys of which one would be the folder of the other): `exclude` it.
 
 A version is exact: where the bucket keeps versions, each object is read at the VersionId that was listed (or
 locked), else on the condition that its ETag is still the same.
@@ -22,7 +22,7 @@ from typing import Any
 from datamount.credentials import Credential
 from datamount.drivers.base import Buffer, Connection, Driver, Item, Pin, safe_path
 from datamount.drivers.s3_access import Object, S3Access
-from datamount.errors import NotFound, UsageError, VerificationFailed
+from datamount.errors import NotFound, VerificationFailed
 from datamount.manifest import S3, Dataset
 from datamount.names import variable
 
@@ -104,15 +104,13 @@ class S3Driver(Driver[S3]):
             yield self._item(found, self.key.rpartition("/")[2])
             return
         wanted = Globs(self.source.include, self.source.exclude)
-        tree = Tree(self.name)
         for found in self.access.list(self.key, versions=bool(pin.get("versioned"))):
             path = found.key.removeprefix(self.key)
             if (path == "" or path.endswith("/")) and found.size == 0:
                 continue
             if not wanted.match(path):
                 continue
-            tree.add(safe_path(path, dataset=self.name))
-            yield self._item(found, path)
+            yield self._item(found, safe_path(path, dataset=self.name))
 
     def _item(self, found: Object, path: str) -> Item:
         ref: dict[str, Any] = {"key": found.key, "etag": found.etag}
@@ -169,25 +167,3 @@ def _compile(pattern: str) -> re.Pattern[str]:
         pattern += "*"
     translated = fnmatch.translate(pattern.replace("**/", _ANY_FOLDERS))
     return re.compile(translated.replace(_ANY_FOLDERS, "(?:.*/)?"))
-
-
-class Tree:
-    """Refuses two paths that cannot both be files of one folder."""
-
-    def __init__(self, dataset: str) -> None:
-        self._dataset = dataset
-        self._files: set[str] = set()
-        self._folders: set[str] = set()
-
-    def add(self, path: str) -> None:
-        folders = [path[:i] for i, c in enumerate(path) if c == "/"]
-        clash = path if path in self._folders else next((f for f in folders if f in self._files), None)
-        if clash is not None or path in self._files:
-            raise UsageError(
-                f'dataset "{self._dataset}": {clash or path!r} is both a file and a folder (or listed twice) there, '
-                "and cannot be both here.",
-                hint="Leave one out with `exclude`, or rename it at the source.",
-                who="the course's author",
-            )
-        self._files.add(path)
-        self._folders.update(folders)

@@ -11,20 +11,19 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from datamount import names
-from datamount.credentials import Credential, Credentials
+from datamount.credentials import Credentials
 from datamount.drivers import open_driver
-from datamount.drivers.base import Connection, Driver
+from datamount.drivers.base import Connection
 from datamount.errors import DatamountError, Fault, ManifestError, PartlyDelivered, UsageError, from_problem
 from datamount.fetch.environment import dataset_variables, masked, write_environment
 from datamount.fetch.job import Delivery, Job
+from datamount.fetch.means import Means, Opener
 from datamount.fetch.pins import LockFile, read_lock
 from datamount.fetch.retries import Policy
 from datamount.fetch.space import Space
-from datamount.fetch.workers import Crew, Memory, Pace
-from datamount.manifest import Dataset
 from datamount.progress import Progress, Silent
 from datamount.status import Status, StatusFile, read_status
 
@@ -38,12 +37,6 @@ TICK = 0.1
 """Seconds between two looks at the work."""
 GRACE = 3.0
 """Seconds that threads have to end in after they were told to stop; those that hang are left behind."""
-
-
-class Opener(Protocol):
-    """Makes the driver of a dataset; `drivers.open_driver`."""
-
-    def __call__(self, name: str, dataset: Dataset, credential: Credential | None = None) -> Driver[Any]: ...
 
 
 def fetch(
@@ -142,21 +135,19 @@ class Engine:
         cache: Cache | None = None,
     ) -> None:
         self.course = course
-        self.data = data.absolute()
         self.run = run.absolute()
-        self.policy = policy or Policy()
-        self.stop = threading.Event()
-        self.space = Space(self.data)
-        self._credentials = credentials
-        self._progress = progress or Silent()
-        self._opener = opener
-        self._file: StatusFile | None = None
+        data = data.absolute()
+        self.means = Means(
+            data=data,
+            credentials=credentials,
+            opener=opener,
+            policy=policy or Policy(),
+            cache=cache,
+            space=Space(data),
+        )
         self.status = Status(course=course.identity)
-        self.cache = cache
-        self.crew = Crew("transfer")
-        self.memory = Memory()
-        self.pace = Pace()
-        self._jobs: dict[str, Job] = {}
+        self._progress = progress or Silent()
+        self._file: StatusFile | None = None
         self._told: set[str] = set()
 
     def refuse(self, error: DatamountError) -> None:
@@ -179,12 +170,18 @@ class Engine:
         `for_lock`: what a fetch that did not end has left is of another instant, so it is not taken.
         """
         until = None if budget is None else time.monotonic() + budget
-        jobs = {name: Job(self, name, self.course.manifest.datasets[name], lock.datasets.get(name)) for name in wanted}
-        for job in jobs.values():
-            job.pin_only = job.dataset.kind in pin_only
-            job.for_lock = for_lock
+        jobs = {
+            name: Job(
+                self.means,
+                name,
+                dataset := self.course.manifest.datasets[name],
+                lock.datasets.get(name),
+                pin_only=dataset.kind in pin_only,
+                for_lock=for_lock,
+            )
+            for name in wanted
+        }
         self._open(jobs)
-        self._jobs = jobs
         threads = {
             name: threading.Thread(target=job.run, name=f"dataset-{name}", daemon=True) for name, job in jobs.items()
         }
@@ -196,14 +193,9 @@ class Engine:
             self._finish(jobs, threads)
         return {name: job.delivery for name, job in jobs.items()}
 
-    def lanes(self) -> int:
-        """How many objects one dataset may transfer at once: a fair share of what helps."""
-        moving = sum(job.moving for job in self._jobs.values())
-        return max(4, self.pace.limit // max(moving, 1))
-
     def _finish(self, jobs: Mapping[str, Job], threads: Mapping[str, threading.Thread]) -> None:
         """Stop what is under way, and leave behind what does not stop."""
-        self.stop.set()
+        self.means.stop.set()
         until = time.monotonic() + GRACE
         for name, thread in threads.items():
             if thread.ident is not None:
@@ -216,16 +208,16 @@ class Engine:
             thread.start()
         for thread in closing:
             thread.join(max(0.5, until - time.monotonic()))
-        self.crew.close(0.5)
-        if self.cache is not None:
-            self.cache.prune_if_grown()
+        self.means.crew.close(0.5)
+        if self.means.cache is not None:
+            self.means.cache.prune_if_grown()
         self._write_status()
         self._progress.close()
 
     def _open(self, jobs: Mapping[str, Job]) -> None:
         """Everything a notebook looks for, before the first byte: folders, env, connection files, status."""
         try:
-            self.data.mkdir(parents=True, exist_ok=True)
+            self.means.data.mkdir(parents=True, exist_ok=True)
             self.run.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
@@ -234,7 +226,7 @@ class Engine:
         before = read_status(self.run / names.STATUS_FILE)
         connections: dict[str, Connection | None] = {}
         for name, dataset in self.course.manifest.datasets.items():
-            job = jobs.get(name) or Job(self, name, dataset, None)
+            job = jobs.get(name) or Job(self.means, name, dataset, None)
             connection = connections[name] = job.connect()
             status = job.status
             if name not in jobs:
@@ -243,9 +235,9 @@ class Engine:
                 if old and old.kind == dataset.kind:
                     status = old
                 status.error = status.error if status.state in ("failed", "partial") else None
-            status.variables = masked(dataset_variables(name, self.data, self.run, connection), job.credential)
+            status.variables = masked(dataset_variables(name, self.means.data, self.run, connection), job.credential)
             self.status.datasets[name] = status
-        write_environment(connections, self.data, self.run)
+        write_environment(connections, self.means.data, self.run)
         self._write_status()
 
     def _watch(self, jobs: Mapping[str, Job], threads: Mapping[str, threading.Thread], until: float | None) -> None:
@@ -254,7 +246,7 @@ class Engine:
         written = time.monotonic()
         while left and (until is None or time.monotonic() < until):
             next(iter(left.values())).join(TICK)
-            self.pace.look(sum(job.work for job in jobs.values()))
+            self.means.pace.look(sum(job.work for job in jobs.values()))
             now = time.monotonic()
             for name, thread in list(left.items()):
                 job = jobs[name]
@@ -278,13 +270,6 @@ class Engine:
         if self._file is None:
             self._file = StatusFile(self.run / names.STATUS_FILE, self.status)
         self._file.write()
-
-    def credential(self, name: str, dataset: Dataset) -> Credential | None:
-        asked = dataset.source.credential
-        return self._credentials.get(asked, dataset=name) if asked else None
-
-    def driver(self, name: str, dataset: Dataset, credential: Credential | None) -> Driver[Any]:
-        return self._opener(name, dataset, credential)
 
 
 def _check_frozen(course: Course, lock: LockFile, wanted: Sequence[str]) -> None:

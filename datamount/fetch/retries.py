@@ -88,6 +88,11 @@ def stopped(dataset: str) -> Stopped:
     )
 
 
+def or_stopped(error: DatamountError | None, dataset: str, stop: threading.Event) -> DatamountError | None:
+    """Where the fetch is being stopped, what would have been tried again is nobody's failure yet."""
+    return stopped(dataset) if error is not None and error.transient and stop.is_set() else error
+
+
 def silent(dataset: str, what: str, seconds: float) -> Unavailable:
     """The error of a source that neither answers nor fails."""
     return Unavailable(

@@ -111,6 +111,9 @@ class Paths:
     def __contains__(self, path: str) -> bool:
         return path in self._files
 
+    def __len__(self) -> int:
+        return len(self._files)
+
     def _clash(self, problem: str) -> UsageError:
         return UsageError(
             f'dataset "{self._dataset}": {problem}.',

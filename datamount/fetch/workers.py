@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 START_LANES = 32
 """Measured best for a server nearby; more are added only while that helps."""
@@ -66,6 +67,23 @@ class Pace:
         self._cpu = time.process_time()
         self._work = 0
         self._rate: float | None = None
+        self._sharing = 0
+        self._mutex = threading.Lock()
+
+    @contextlib.contextmanager
+    def moving(self) -> Iterator[None]:
+        """Meanwhile one more dataset shares the lanes."""
+        with self._mutex:
+            self._sharing += 1
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._sharing -= 1
+
+    def lanes(self) -> int:
+        """How many objects one dataset may transfer at once: a fair share of what helps."""
+        return max(4, self.limit // max(self._sharing, 1))
 
     def look(self, work: int) -> None:
         """Call it a few times a second with what was done so far, in units that stay the same."""

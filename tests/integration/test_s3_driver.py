@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from datamount.drivers import Item, open_driver
-from datamount.drivers.s3 import Globs, Tree
+from datamount.drivers.s3 import Globs
 from datamount.drivers.s3_access import S3Access
-from datamount.errors import NotFound, Refused, UsageError, VerificationFailed
+from datamount.errors import NotFound, Refused, VerificationFailed
 from datamount.manifest import Dataset
 from tests import servers
 
@@ -64,16 +64,6 @@ def test_directory_markers_are_left_out(s3: servers.S3Server) -> None:
     bucket = s3.make_bucket()
     s3.put(bucket, {"p/": b"", "p/d/": b"", "p/d/x": b"1", "p/e/": b""})
     assert paths(s3_driver(f"s3://{bucket}/p/")) == ["d/x"]
-
-
-@pytest.mark.parametrize(("first", "second"), [("a", "a/b"), ("a/b", "a"), ("a/b/c", "a"), ("a", "a")])
-def test_a_file_that_is_also_a_folder_is_refused(first: str, second: str) -> None:
-    """Keys "a" and "a/b" cannot both be files: an error that names the key, in whatever order they are listed."""
-    tree = Tree("codes")
-    tree.add("ab")
-    tree.add(first)
-    with pytest.raises(UsageError, match="both a file and a folder"):
-        tree.add(second)
 
 
 def test_a_long_list_is_whole(s3: servers.S3Server) -> None:
