@@ -4,7 +4,10 @@ Quilt's registry is files: `.quilt/named_packages/<package>/<tag>` holds a top h
 manifest of JSON lines (a header, then one entry a file with its physical key, size and SHA-256). We read the two
 files ourselves, because importing quilt3 alone takes longer than most packages' transfer, and it knows neither an
 endpoint nor a credential of its own. The tests hold this reader to what quilt3 pushes and to quilt3's top hash. It
-reads nothing of, and writes nothing to, the user's Quilt configuration, and sends no usage metrics.
+writes nothing to the user's Quilt configuration, reads there only the keys of a login (`quilt_login`), and sends no
+usage metrics.
+
+The metadata of the package and of its files, where there is any, is delivered as `.quilt.json`.
 
 The top hash is computed again from the manifest, so a manifest that was changed in the bucket is refused.
 """
@@ -18,19 +21,22 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from datamount.credentials import Credential
+from datamount.drivers import reach
 from datamount.drivers.base import Buffer, Digest, Driver, Item, Pin, safe_path
 from datamount.drivers.files import read_file
+from datamount.drivers.quilt_login import login_keys, login_region
 from datamount.drivers.s3_access import S3Access
 from datamount.errors import NotFound, UsageError, VerificationFailed
 from datamount.manifest import Dataset, Quilt
 
 _TOP_HASH = re.compile(r"^[0-9a-f]{64}$")
-_SHORTEST = 6
+ABOUT = ".quilt.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +92,18 @@ class QuiltDriver(Driver[Quilt]):
                 hint="Check `path` in datamount.yaml.",
                 who="the course's author",
             )
-        return [self._item(entry, path) for entry, path in chosen]
+        items = [self._item(entry, path) for entry, path in chosen]
+        about = _about(self.source.package, str(pin["top_hash"]), header, chosen)
+        if about and all(path != ABOUT for _, path in chosen):
+            digest = Digest("sha256", hashlib.sha256(about).hexdigest())
+            items.append(Item(ABOUT, len(about), f"about:{digest.value}", digest, {"about": pin["top_hash"]}))
+        return items
 
     def open(self, item: Item, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
+        if "about" in item.ref:
+            header, entries = parse(self._read_manifest(str(item.ref["about"])), dataset=self.name)
+            about = _about(self.source.package, str(item.ref["about"]), header, list(self._chosen(entries)))
+            return iter((about[start:stop],))
         place = urlsplit(item.ref["physical_key"])
         self._check_place(place.scheme, item.path)  # a lock file may say anything
         if place.scheme == "file":
@@ -161,12 +176,16 @@ class QuiltDriver(Driver[Quilt]):
     def _bucket(self, name: str) -> S3Access:
         access = self._buckets.get(name)
         if access is None:
+            # Keys of a login are of AWS: a manifest must not decide to what other server they are shown.
+            own = self.credential is None and self.source.endpoint_url is None and reach.current() is None
             access = S3Access(
                 self.name,
                 name,
                 credential=self.credential,
                 credential_name=self.source.credential,
                 endpoint_url=self.source.endpoint_url,
+                region=login_region() if own else None,
+                login=partial(login_keys, self.name) if own else None,
             )
             # setdefault, so that threads which race here share one.
             access = self._buckets.setdefault(name, access)
@@ -201,6 +220,22 @@ class QuiltDriver(Driver[Quilt]):
                 hint="Push the package with its files (quilt3 push without selectors).",
                 who="the data's owner",
             )
+
+
+def _about(package: str, top_hash: str, header: Mapping[str, Any], chosen: Iterable[tuple[Entry, str]]) -> bytes:
+    """The content of `.quilt.json`; b"" where the package says nothing. The same manifest gives the same bytes."""
+    files = {path: said for entry, path in chosen if (said := entry.meta.get("user_meta") or {})}
+    said = header.get("user_meta")
+    if not (said or files):
+        return b""
+    about = {
+        "package": package,
+        "top_hash": top_hash,
+        "message": header.get("message"),
+        "user_meta": said or {},
+        "files": files,
+    }
+    return json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False).encode()
 
 
 def _digest(given: Mapping[str, str]) -> Digest | None:

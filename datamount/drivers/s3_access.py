@@ -17,7 +17,7 @@ import threading
 import urllib.error
 import urllib.request
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -90,6 +90,7 @@ class S3Access:
         anonymous: bool = False,
         requester_pays: bool = False,
         virtual: bool = False,
+        login: Callable[[], Keys | None] | None = None,
     ) -> None:
         self.dataset = dataset
         self.bucket = bucket
@@ -115,6 +116,8 @@ class S3Access:
         guarded = named_by_course and not reach.trusts_endpoint(str(endpoint_url))
         self._presigned = credential.reads if credential else None
         self._plain = PlainReads(self) if guarded or self._presigned else None
+        self._login = login
+        """Asked for keys before the AWS configuration is, where no credential is given."""
         self._session: Any = None
         self._found: Any = None
         if self.endpoint and urlsplit(self.endpoint).scheme not in ("http", "https"):
@@ -312,6 +315,8 @@ class S3Access:
         if given and given.access_key_id and given.secret_access_key:
             token = given.session_token.get_secret_value() if given.session_token else None
             return Keys(given.access_key_id, given.secret_access_key.get_secret_value(), token, given.expires)
+        if given is None and self._login is not None and (found := self._login()):
+            return found
         environment = os.environ
         if not (given and given.profile) and "AWS_ACCESS_KEY_ID" in environment and "AWS_PROFILE" not in environment:
             return Keys(
