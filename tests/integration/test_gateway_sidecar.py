@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -140,3 +141,25 @@ def test_a_store_of_ones_own_says_that_it_has_no_links(tmp_path: Path) -> None:
     gone = cli(tmp_path / "nowhere")
     assert isinstance(gone.exception, DatamountError)
     assert "no running session" in gone.exception.message
+
+
+def test_a_restore_replaces_nothing_that_could_not_be_saved(
+    s3: servers.S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that the quota keeps out of the save before a restore is nowhere else: the restore that would replace it
+    is refused and leaves everything as it is; once the file has another name, the restore goes on and keeps it."""
+    with running_gateway(tmp_path, s3, monkeypatch, quota="8 MB") as site, sidecar(tmp_path / "one", site) as api:
+        work = tmp_path / "one/work"
+        (work / "data.bin").write_bytes(b"first")
+        saved = api.post("/snapshots", json={"message": "first"}).json()["snapshot"]["id"]
+        grown = secrets.token_bytes(9_000_000)
+        (work / "data.bin").write_bytes(grown)
+        (work / "note.txt").write_text("small")
+        answer = api.post(f"/snapshots/{saved}/restore", json={})
+        assert answer.status_code == 403
+        assert "data.bin is too large to be saved" in answer.json()["detail"]
+        assert (work / "data.bin").read_bytes() == grown
+        (work / "data.bin").rename(work / "mine.bin")
+        assert api.post(f"/snapshots/{saved}/restore", json={}).status_code == 200
+        assert (work / "data.bin").read_bytes() == b"first"
+        assert (work / "mine.bin").read_bytes() == grown
