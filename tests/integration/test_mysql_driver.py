@@ -67,8 +67,8 @@ def notes(mariadb: MariaDBServer) -> Course:
     course = Course(mariadb)
     course.execute(
         "CREATE TABLE noteevents (row_id INT PRIMARY KEY, subject_id INT, category VARCHAR(40), text TEXT)",
-        "INSERT INTO noteevents SELECT seq, seq MOD 100, IF(seq MOD 3, 'ECG', 'RADIOLOGY_REPORT'), REPEAT(SHA2(seq, 256), 10)"
-        f" FROM {numbers(ROWS)}",
+        "INSERT INTO noteevents SELECT seq, seq MOD 100, IF(seq MOD 3, 'ECG', 'RADIOLOGY_REPORT'), "
+        f"REPEAT(SHA2(seq, 256), 10) FROM {numbers(ROWS)}",
     )
     return course
 
@@ -169,7 +169,7 @@ def test_settings_that_contradict(table: dict[str, Any]) -> None:
 
 
 def test_partitions(course: Course, tmp_path: Path) -> None:
-    """`partition_by` gives a file a value, which Arrow reads back as one table: NULLs, odd text, case and spaces kept."""
+    """`partition_by` gives a file a value, which Arrow reads back as one table: NULLs, odd text, case, spaces kept."""
     values = ["ECG", "ecg", "a/b", "", "x=y %", "größe", "it's", "back\\slash", "x", "x ", None]
     course.execute("CREATE TABLE t (id INT PRIMARY KEY, kind VARCHAR(20), n INT)")
     with contextlib.closing(course.server.connect(database=course.database)) as connection:
