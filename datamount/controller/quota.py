@@ -46,7 +46,7 @@ class Quota:
 
     def room(self, prefix: str) -> Room:
         """What a workspace holds and may hold."""
-        return Room(self._usage(prefix, SECONDS).size, self.limit, self.reserve)
+        return Room(self._usage(prefix, RECENT).size, self.limit, self.reserve)
 
     def grant(self, prefix: str, size: int, *, large: bool) -> int | None:
         """Count `size` bytes that are about to be sent; what is taken with them, None where nothing is to be sent.
