@@ -59,13 +59,15 @@ class Authenticator:
 
     def session(self, token: SecretStr, address: str = "") -> PodSession:
         """The session behind a token. Raises Unauthenticated or Refused, audited, or Unavailable; TooMany, without
-        asking anybody, for tokens from an `address` that has sent too many bad ones."""
+        asking anybody, for a new token from an `address` that has sent too many bad ones."""
         digest = hashlib.sha256(token.get_secret_value().encode("utf-8", "surrogatepass")).digest()
         with self._lock:
             until, known = self._known.get(digest, (0.0, None))
         if known is not None and self._clock() < until:
             return known
-        self._failures.check(address)
+        if known is None:
+            # One that was good before is asked about again, whatever its neighbours behind the address send.
+            self._failures.check(address)
         try:
             session = self._check(token)
         except Refused:
