@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from PIL import Image  # noqa: E402
 from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright  # noqa: E402
+from playwright.sync_api import TimeoutError as Timeout  # noqa: E402
 
 from tests.demo_jupyter import Jupyter  # noqa: E402
 from tests.demo_session import Session  # noqa: E402
@@ -25,6 +26,7 @@ from tests.demo_site import Site  # noqa: E402
 from tests.servers import program  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
+FAILED = ROOT / "tests" / "output" / "screenshots-failed.png"
 SIZE: ViewportSize = {"width": 1360, "height": 850}
 
 
@@ -36,7 +38,7 @@ def open_notebook(page: Page, server: Jupyter) -> None:
     page.locator(".jp-Notebook").first.click()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
-    page.wait_for_selector('.jp-OutputArea-output:has-text("not answered yet")', timeout=90_000)
+    page.wait_for_selector('.jp-OutputArea-output:has-text("not answered yet")', timeout=180_000)
     news = page.get_by_role("button", name="No", exact=True)
     if news.is_visible():
         news.click()
@@ -85,6 +87,22 @@ def picture(page: Page, name: str, *, clip: FloatRect | None = None) -> None:
     print(target)
 
 
+def take(page: Page, server: Jupyter) -> None:
+    """All pictures, as one session goes on."""
+    open_notebook(page, server)
+    save(page, "First run")
+    show_session(page)
+    picture(page, "session")
+    picture(page, "saved", clip={"x": 680, "y": 0, "width": 680, "height": 120})
+    answer(page)
+    save(page, "Exercise 1 done")
+    show_history(page)
+    picture(page, "history")
+    page.locator('[data-id="datamount-data"]').first.click()
+    page.locator("#datamount-data .dm-Dataset").first.wait_for()
+    picture(page, "data")
+
+
 def main() -> int:
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="datamount-shots-") as name, Site(Path(name) / "site", say=print) as site:
@@ -98,18 +116,12 @@ def main() -> int:
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
                 page = browser.new_page(viewport=SIZE)
-                open_notebook(page, server)
-                save(page, "First run")
-                show_session(page)
-                picture(page, "session")
-                picture(page, "saved", clip={"x": 680, "y": 0, "width": 680, "height": 120})
-                answer(page)
-                save(page, "Exercise 1 done")
-                show_history(page)
-                picture(page, "history")
-                page.locator('[data-id="datamount-data"]').first.click()
-                page.locator("#datamount-data .dm-Dataset").first.wait_for()
-                picture(page, "data")
+                try:
+                    take(page, server)
+                except Timeout:
+                    page.screenshot(path=FAILED)
+                    print(f"timed out at {FAILED}", file=sys.stderr)
+                    raise
                 browser.close()
             session.interrupt()
         finally:

@@ -227,6 +227,7 @@ function ask(title, { version, preview }, yes, places) {
   byId('question-title').textContent = title;
   byId('question-about').textContent = `Saved ${time(version.time)}${version.message ? `, “${version.message}”` : ''}: ${count(version.files, 'file')}, ${size(version.bytes)}.`;
   byId('places').hidden = !places;
+  byId('question-own').hidden = places;
   const groups = [[places ? 'Replaced by the shared ones' : 'Replaced by what they were then', preview.replaced], ['Not there now, will be added', preview.new], ['Stay as they are', preview.kept]];
   byId('question-files').replaceChildren(...groups.filter(([, names]) => names.length).map(([heading, names]) => {
     const details = element('details', undefined, { open: names.length <= 8 });

@@ -17,6 +17,9 @@ export async function askResume(version: ISnapshot, preview: IPreview, trans: Tr
         <>
           <About version={version} trans={trans} />
           <Changes preview={preview} trans={trans} />
+          <p>
+            {trans.__('From then on this session saves there. Go on only if the link is your own: whoever else has it can read what you save.')}
+          </p>
         </>
       )
     ),

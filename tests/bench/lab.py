@@ -1,6 +1,6 @@
 """How much the extension adds to JupyterLab's start, and how large it is: docs/benchmarks/lab.md.
 
-    python tests/browser/lab_start.py [ROUNDS]
+    make bench ARGS="lab [--rounds 10]"
 
 One Jupyter server with the extension and one without, of one environment, a sidecar beside them. Each round opens
 /lab once on each, in a fresh browser profile whose HTTP cache is warm for neither, in an order that alternates. The
@@ -9,22 +9,21 @@ time is the page's own clock from navigation to the launcher being drawn, which 
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.conftest import QUIET
+from tests.browser.environments import Pod, environment
+from tests.jupyter_client import Jupyter
+from tests.servers import program
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from playwright.sync_api import Browser, sync_playwright  # noqa: E402
-
-from tests.browser.conftest import QUIET  # noqa: E402
-from tests.browser.environments import Pod, environment  # noqa: E402
-from tests.jupyter_client import Jupyter  # noqa: E402
-from tests.servers import program  # noqa: E402
-
 WATCH = """
 new MutationObserver(() => {
   if (window.readyAt === undefined && document.querySelector(".jp-LauncherCard")) window.readyAt = performance.now();
@@ -45,7 +44,9 @@ def start(browser: Browser, jupyter: Jupyter) -> float:
 
 
 def main() -> int:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10, help="starts of each kind")
+    rounds = parser.parse_args().rounds
     python = environment("jupyterlab>=4")
     times: dict[str, list[float]] = {"with": [], "without": []}
     chromium = program("chromium", hint="apt-get install chromium")
