@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.error
@@ -153,6 +154,39 @@ def test_programs_read_the_bucket(
     assert done.stdout.strip() == "42", done.stderr[-2000:]
     assert credentials.given > before
     assert list((tmp_path / "data" / "icd").iterdir()) == []
+
+
+READ_IN_R = """
+    place <- sub("s3:/", Sys.getenv("AWS_ENDPOINT_URL_S3"), Sys.getenv("ICD_URL"))
+    signed <- curl::new_handle(
+      aws_sigv4 = paste0("aws:amz:", Sys.getenv("ICD_REGION"), ":s3"),
+      userpwd = paste0(Sys.getenv("AWS_ACCESS_KEY_ID"), ":", Sys.getenv("AWS_SECRET_ACCESS_KEY")),
+      httpheader = c(
+        "x-amz-content-sha256: UNSIGNED-PAYLOAD",
+        paste("x-amz-security-token:", Sys.getenv("AWS_SESSION_TOKEN"))
+      )
+    )
+    cat(rawToChar(curl::curl_fetch_memory(paste0(place, "a.csv"), signed)$content))
+"""
+
+
+def test_r_reads_the_bucket(course: Any, serve: Callable[..., Endpoint], s3: servers.S3Server, tmp_path: Path) -> None:
+    """The lines for R on the manifest's page bring keys with which R reads an object of the server."""
+    page = (Path(__file__).parents[2] / "docs/authors/manifest.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"^```r\n(.*?)^```$", page, re.M | re.S)
+    credentials = Sessions(s3)
+    serve(credentials)
+    variables = deliver(course, credentials, tmp_path)
+    done = subprocess.run(
+        [servers.program("Rscript", hint="apt-get install r-base-core r-cran-jsonlite r-cran-curl"), "-"],
+        input=lines + READ_IN_R,
+        env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]} | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.strip() == "42", done.stderr[-2000:]
 
 
 def test_keys_are_asked_for_again_before_they_end(
