@@ -18,7 +18,7 @@ from typing import Any
 import platformdirs
 import yaml
 
-from datamount.drivers.s3_access import Keys
+from datamount.drivers.sigv4 import Keys
 from datamount.errors import Refused
 
 MARGIN = timedelta(minutes=5)

@@ -21,7 +21,8 @@ from typing import Any
 
 from datamount.credentials import Credential
 from datamount.drivers.base import Buffer, Connection, Driver, Item, Pin, safe_path
-from datamount.drivers.s3_access import Object, S3Access
+from datamount.drivers.s3_access import S3Access
+from datamount.drivers.s3_answers import Object
 from datamount.errors import NotFound, VerificationFailed
 from datamount.manifest import S3, Dataset
 from datamount.names import variable

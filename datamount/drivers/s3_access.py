@@ -8,8 +8,6 @@ be looked for in its many places (profiles, SSO, roles).
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import http.client
 import os
 import re
@@ -18,7 +16,6 @@ import urllib.error
 import urllib.request
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, unquote_plus, urlsplit
@@ -26,53 +23,26 @@ from urllib.parse import quote, unquote_plus, urlsplit
 import obstore
 from obstore.store import S3Store
 
-from datamount.connections import Answer, Connections, Lost
+from datamount.connections import Lost
 from datamount.credentials import Credential
 from datamount.drivers import reach
 from datamount.drivers.base import Buffer
-from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError, VerificationFailed
+from datamount.drivers.s3_answers import (
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    Answers,
+    Object,
+    StoreError,
+    code_of,
+    status_of,
+)
+from datamount.drivers.s3_plain import PlainReads
+from datamount.drivers.sigv4 import Keys, sign
+from datamount.errors import Refused, UsageError
 
-CONNECT_SECONDS = 10
-READ_SECONDS = 30
-"""Longest silence of a server, not the longest transfer."""
 CHUNK = 256 << 10
-CUSTOMER_KEY = "SSE-C"
-_MISSING = {"NoSuchBucket", "NoSuchKey", "NoSuchVersion", "NotFound"}
 _NO_VERSIONS = {"AccessDenied", "NotImplemented", "MethodNotAllowed", "InvalidArgument"}
-_CODE = re.compile(r"<Code>(\w+)</Code>")
-_MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
-_CUSTOMER_KEY = re.compile(r"stored using a form of Server Side Encryption|Customer.provided key|SSE-C", re.I)
-_STATUS = re.compile(r"status code: (\d{3})")
 _REGION = re.compile(r"^[a-z0-9-]{1,40}$")
-
-
-@dataclass(frozen=True, slots=True)
-class Object:
-    """One object of a bucket. `version_id` is None in a bucket without versions."""
-
-    key: str
-    size: int
-    etag: str
-    version_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    access_key_id: str
-    secret_access_key: str
-    session_token: str | None = None
-    expires: datetime | None = None
-
-
-class StoreError(Exception):
-    """What an S3 server answered: its code ("NoSuchKey"; "" where it gave none) and HTTP status (0: no answer)."""
-
-    def __init__(self, code: str, status: int, region: str | None = None, retry_after: float | None = None) -> None:
-        super().__init__(f"{code or 'no code'} ({status or 'no answer'})")
-        self.code = code
-        self.status = status
-        self.region = region
-        self.retry_after = retry_after
 
 
 class S3Access:
@@ -98,7 +68,6 @@ class S3Access:
         self._virtual = virtual
         self._more = {"x-amz-request-payer": "requester"} if requester_pays else {}
         self._credential = credential
-        self._credential_name = credential_name
         # The operator's endpoint wins: a manifest must not decide where the operator's credential is shown.
         endpoint = (credential and credential.endpoint_url) or endpoint_url
         self.endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -111,11 +80,12 @@ class S3Access:
         )
         self._lock = threading.Lock()
         self._store: S3Store | None = None
+        self.answers = Answers(dataset, self.endpoint, anonymous, credential_name)
         # obstore follows redirects wherever they lead, which a stranger's endpoint must not decide in a pod.
         named_by_course = bool(endpoint_url) and not (credential and credential.endpoint_url)
         guarded = named_by_course and not reach.trusts_endpoint(str(endpoint_url))
         self._presigned = credential.reads if credential else None
-        self._plain = PlainReads(self) if guarded or self._presigned else None
+        self._plain = PlainReads(self.request, self.answers) if guarded or self._presigned else None
         self._login = login
         """Asked for keys before the AWS configuration is, where no credential is given."""
         self._session: Any = None
@@ -162,7 +132,7 @@ class S3Access:
         except StoreError as error:
             if error.code in _NO_VERSIONS or error.status in (405, 501):
                 return False
-            raise self.explain(error, f"the versions of s3://{self.bucket}/{prefix}") from error
+            raise self.answers.explain(error, f"the versions of s3://{self.bucket}/{prefix}") from error
         found = (*page.iter("Version"), *page.iter("DeleteMarker"))
         return any(entry.findtext("VersionId", "null") != "null" for entry in found)
 
@@ -174,11 +144,11 @@ class S3Access:
                 return self._plain.head(key, version_id)
             meta = obstore.get(self.store(), key, options=options).meta  # type: ignore[arg-type]
         except Lost as error:
-            raise self.explain(StoreError("", 0), f"s3://{self.bucket}/{key}") from error
+            raise self.answers.explain(StoreError("", 0), f"s3://{self.bucket}/{key}") from error
         except (obstore.exceptions.BaseError, StoreError, OSError, ValueError) as error:
-            if _status(error) == 400 or (isinstance(error, StoreError) and error.status == 400):
+            if status_of(error) == 400 or (isinstance(error, StoreError) and error.status == 400):
                 next(self.read(key, version_id=version_id, stop=1), None)  # an answer to HEAD has no words
-            raise self.explain(error, f"s3://{self.bucket}/{key}") from error
+            raise self.answers.explain(error, f"s3://{self.bucket}/{key}") from error
         version = meta["version"]
         return Object(
             key, meta["size"], (meta["e_tag"] or "").strip('"'), version if version and version != "null" else None
@@ -212,11 +182,11 @@ class S3Access:
                 return
             yield from result.stream(min_chunk_size=CHUNK)
         except obstore.exceptions.PreconditionError as error:
-            raise self.changed(shown) from error
+            raise self.answers.changed(shown) from error
         except (obstore.exceptions.BaseError, OSError, ValueError) as error:
-            if "range" in options and _status(error) == 416:  # starts at or after the end
+            if "range" in options and status_of(error) == 416:  # starts at or after the end
                 return
-            raise self.explain(error, shown) from error
+            raise self.answers.explain(error, shown) from error
 
     def read_all(self, key: str) -> bytes:
         return b"".join(self.read(key))
@@ -237,73 +207,6 @@ class S3Access:
             return f"{endpoint}/{quote(self.bucket)}"
         scheme, _, rest = endpoint.partition("://")
         return f"{scheme}://{self.bucket}.{rest}"
-
-    # --- Errors -----------------------------------------------------------------------------------------------
-
-    def changed(self, shown: str) -> VerificationFailed:
-        """The error for an object that has another ETag now."""
-        return VerificationFailed(
-            f'dataset "{self.dataset}": {shown} is not the object that was listed; it has changed since.',
-            hint="Run `datamount lock --upgrade` to take the new content.",
-            who="the course's author",
-        )
-
-    def explain(self, error: Exception, what: str) -> DatamountError:
-        """The error of ours that an answer (or silence) of the store stands for."""
-        if isinstance(error, DatamountError):
-            return error
-        text = str(error)
-        code = error.code if isinstance(error, StoreError) else _code(text)
-        status = error.status if isinstance(error, StoreError) else _status(error)
-        where = f" at {self.endpoint}" if self.endpoint else ""
-        tried = f'dataset "{self.dataset}": reading {what}{where}'
-        if code == CUSTOMER_KEY:
-            return Refused(
-                f"{tried} was refused: it is encrypted with a key of the customer's own (SSE-C).",
-                hint="No such key is ever given to datamount: store the data with SSE-S3 or SSE-KMS instead.",
-                who="the data's owner",
-            )
-        if code in _MISSING or status == 404 or isinstance(error, FileNotFoundError):
-            return NotFound(
-                f"{tried} failed: there is no such {_noun(code)} ({code or 404}).",
-                hint="Check the address in datamount.yaml"
-                + (", or run `datamount lock --upgrade`." if code == "NoSuchVersion" else "."),
-                who="the course's author",
-            )
-        if (
-            status in (401, 403)
-            or code in ("ExpiredToken", "InvalidToken")
-            or isinstance(error, obstore.exceptions.PermissionDeniedError | obstore.exceptions.UnauthenticatedError)
-        ):
-            return self._refused(tried, code or str(status))
-        if status in (301, 307, 400) and not code.startswith("RequestTimeout"):
-            return Unavailable(
-                f"{tried} failed: the server answered {status} {code}.".replace(" .", "."),
-                hint="Check url, endpoint_url and region in datamount.yaml.",
-                who="the course's author",
-            )
-        happened = f"the server answered {status} {code}".rstrip() if status else "the server did not answer"
-        return Unavailable(
-            f"{tried} failed: {happened}.",
-            hint="Try again later; if it lasts, tell the data's owner.",
-            who="the data's owner",
-            transient=True,
-            retry_after=error.retry_after if isinstance(error, StoreError) else None,
-        )
-
-    def _refused(self, tried: str, code: str) -> Refused:
-        if self.anonymous:
-            hint, who = "The bucket is not public: name a `credential:` instead of `anonymous: true`.", True
-        elif self._credential_name:
-            hint = f'Ask for the credential "{self._credential_name}" to be allowed to read it.'
-            who = code == "AccessDenied"
-        else:
-            hint, who = "Name a `credential:` in datamount.yaml, or set `anonymous: true` for a public bucket.", True
-        return Refused(
-            f"{tried} was refused ({code}).",
-            hint=hint,
-            who="the course's author" if who and not self._credential_name else "the hub's operator",
-        )
 
     # --- Credentials ------------------------------------------------------------------------------------------
 
@@ -336,9 +239,10 @@ class S3Access:
                     self._session = boto3.Session(profile_name=profile)
                     self._found = self._session.get_credentials()
                 frozen = self._found.get_frozen_credentials() if self._found else None
-            except botocore.exceptions.BotoCoreError as error:
+            except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+                said = error.response["Error"]["Code"] if isinstance(error, botocore.exceptions.ClientError) else ""
                 raise Refused(
-                    f'dataset "{self.dataset}": no AWS credential could be read ({type(error).__name__}).',
+                    f'dataset "{self.dataset}": no AWS credential could be read ({said or type(error).__name__}).',
                     hint="Check the AWS configuration of this machine.",
                     who="you",
                 ) from error
@@ -395,7 +299,7 @@ class S3Access:
         try:
             return self._request(query)
         except StoreError as error:
-            raise self.explain(error, what) from error
+            raise self.answers.explain(error, what) from error
 
     def _request(self, query: Mapping[str, str]) -> ET.Element:
         """One GET of the bucket. Raises StoreError. Takes the region that AWS names, once."""
@@ -425,94 +329,9 @@ class S3Access:
                 body = error.read(65536).decode("utf-8", "replace")
             after = error.headers.get("Retry-After", "")
             region = error.headers.get("x-amz-bucket-region")
-            raise StoreError(_code(body), error.code, region, float(after) if after.isdigit() else None) from error
+            raise StoreError(code_of(body), error.code, region, float(after) if after.isdigit() else None) from error
         except (OSError, ValueError, ET.ParseError, http.client.HTTPException) as error:
             raise StoreError("", 0) from error
-
-
-class PlainReads:
-    """Objects over connections of Python's own, which follow no redirect and whose addresses `reach` guards.
-
-    For endpoints that a course names, in a pod, and for presigned URLs. Slower for many small objects than obstore; an
-    operator who trusts an endpoint lists it in trusted_endpoints.
-    """
-
-    def __init__(self, access: S3Access) -> None:
-        self._access = access
-        self._connections = Connections("the S3 server", connect=CONNECT_SECONDS, read=READ_SECONDS)
-
-    def head(self, key: str, version_id: str | None) -> Object:
-        """The object as a GET of it begins."""
-        with self._get(key, version_id, {}) as answer:
-            self._check(answer)
-            version = answer.headers.get("x-amz-version-id")
-            return Object(
-                key,
-                int(answer.headers.get("Content-Length") or 0),
-                (answer.headers.get("ETag") or "").strip('"'),
-                version if version and version != "null" else None,
-            )
-
-    def read(
-        self, key: str, shown: str, *, etag: str, version_id: str | None, start: int, stop: int | None
-    ) -> Iterator[Buffer]:
-        """As `S3Access.read`."""
-        headers = {"If-Match": f'"{etag}"'} if etag and not version_id else {}
-        if start or stop is not None:
-            headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-        try:
-            with self._get(key, version_id, headers) as answer:
-                if answer.status == 412:
-                    raise self._access.changed(shown)
-                if answer.status == 416 and "Range" in headers:  # starts at or after the end
-                    return
-                self._check(answer)
-                if answer.status == 200 and "Range" in headers:
-                    raise StoreError("NoRanges", 0)
-                yield from answer.chunks()
-        except (StoreError, Lost) as error:
-            raise self._access.explain(StoreError("", 0) if isinstance(error, Lost) else error, shown) from error
-
-    def _get(self, key: str, version_id: str | None, headers: dict[str, str]) -> Answer:
-        url, signed = self._access.request(key, version_id)
-        return self._connections.request("GET", url, headers=signed | headers)
-
-    @staticmethod
-    def _check(answer: Answer) -> None:
-        if answer.status not in (200, 206):
-            code = _code(answer.read()[:65536].decode("utf-8", "replace"))
-            after = answer.headers.get("Retry-After", "")
-            raise StoreError(code, answer.status, retry_after=float(after) if after.isdigit() else None)
-
-
-def sign(  # noqa: PLR0917
-    host: str, path: str, query: str, keys: Keys | None, region: str, more: Mapping[str, str]
-) -> dict[str, str]:
-    """The headers (`more` among them) of a GET without a body, signed as AWS Signature Version 4 asks; no keys: not.
-
-    https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html; `query` is sorted and encoded.
-    """
-    if keys is None:
-        return {"Host": host}
-    now = datetime.now(UTC)
-    stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
-    empty = hashlib.sha256(b"").hexdigest()
-    headers = {"host": host, "x-amz-content-sha256": empty, "x-amz-date": stamp, **more}
-    if keys.session_token:
-        headers["x-amz-security-token"] = keys.session_token
-    names = ";".join(sorted(headers))
-    lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    canonical = f"GET\n{path}\n{query}\n{lines}\n{names}\n{empty}"
-    scope = f"{day}/{region}/s3/aws4_request"
-    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-    key = f"AWS4{keys.secret_access_key}".encode()
-    for part in scope.split("/"):
-        key = hmac.digest(key, part.encode(), "sha256")
-    signature = hmac.digest(key, text.encode(), "sha256").hex()
-    headers["Authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={keys.access_key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
-    )
-    return headers
 
 
 def _without_namespace(body: bytes) -> ET.Element:
@@ -520,21 +339,3 @@ def _without_namespace(body: bytes) -> ET.Element:
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
     return root
-
-
-def _first(pattern: re.Pattern[str], text: str) -> str:
-    found = pattern.search(text)
-    return found.group(1) if found else ""
-
-
-def _code(text: str) -> str:
-    """The code of an error document. Servers have no code for what lacks a customer's key, only words."""
-    return CUSTOMER_KEY if _CUSTOMER_KEY.search(_first(_MESSAGE, text)) else _first(_CODE, text)
-
-
-def _status(error: Exception) -> int:
-    return int(_first(_STATUS, str(error)) or 0)
-
-
-def _noun(code: str) -> str:
-    return {"NoSuchBucket": "bucket", "NoSuchVersion": "version of the object"}.get(code, "object")
