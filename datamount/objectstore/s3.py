@@ -34,6 +34,8 @@ _BACKOFF = 0.2
 _REQUEST_TIMEOUT = "5m"
 """For one request with its body. A stream that is cut goes on from where it was."""
 _STREAM_TRIES = 5
+_STREAM_CHUNK = 4 << 20
+"""Bytes; in smaller chunks, the way through Python costs more than the network."""
 _WRITE_ID = "datamount-write"
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
@@ -82,7 +84,8 @@ class S3Store:
             self._call("write", key, lambda: self._upload(name, body))
 
     def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        return b"".join(self.stream(key, start, stop))
+        chunks = list(self.stream(key, start, stop))
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def stream(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         name = self._name(key)
@@ -130,7 +133,7 @@ class S3Store:
     def _chunks(self, name: str, start: int, stop: int | None) -> Iterator[bytes]:
         span: Any = {"offset": start} if stop is None else (start, stop)
         options: Any = {"range": span} if start or stop is not None else {}
-        for chunk in obstore.get(self._store, name, options=options).stream(min_chunk_size=1 << 20):
+        for chunk in obstore.get(self._store, name, options=options).stream(min_chunk_size=_STREAM_CHUNK):
             yield bytes(chunk)
 
     def _upload(self, name: str, body: Body) -> None:

@@ -29,8 +29,9 @@ carry them in `path_b64` (`target_b64`), base64.
 Rules
 =====
 - Blobs and bundles first, the version last. A save that dies leaves objects that nothing names, and no version.
-- A save refers only to objects (merge bases too) that it put itself, or that a version named which it has just seen listed, and to
-  none that is condemned: so garbage is collected by counting from versions alone, beside any number of saves.
+- A save refers only to objects (merge bases too) that it put itself, or that a version named which it has just seen
+  listed, and to none that is condemned: so garbage is collected by counting from versions alone, beside any number of
+  saves.
 - A save of an unchanged tree believes for some hours, without a request, that its version is there, when this folder
   made it (five minutes, when another one did). So what thins out versions never takes the newest one of a writer.
 - A version that landed though its answer was lost is taken up by its writer's next save.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,10 +13,10 @@ from typing import Literal
 from datamount.errors import DatamountError, NotFound, Refused, UsageError, VerificationFailed
 from datamount.objectstore import ObjectInfo, ObjectStore
 from datamount.snapshots import bases
+from datamount.snapshots.content import Content
 from datamount.snapshots.excludes import holds_login
 from datamount.snapshots.exposed import Exposed
 from datamount.snapshots.inorder import in_order
-from datamount.snapshots.restore import Content
 from datamount.snapshots.scan import printable
 from datamount.snapshots.versionfile import Entry, Version, VersionInfo
 from datamount.snapshots.workspace import Workspace, workspaces
@@ -170,20 +170,28 @@ def _examine(workspace: Workspace, key: str, wanted: _Object, size: int | None, 
             kind: Kind = "corrupt" if isinstance(error, VerificationFailed) else "unreadable"
             return damage(kind, wanted.paths, error.message)
         return None
-    bad: dict[str, DatamountError] = {}
-    content = Content(workspace.store, workspace.prefix)
-    for entry, chunks in content.group(key, list(wanted.places.values())):
-        try:
-            if isinstance(chunks, DatamountError):
-                raise chunks
-            for _ in chunks:
-                pass
-        except DatamountError as error:
-            bad[entry.path] = error
+    bad = dict(_wrong(Content(workspace.store, workspace.prefix), key, wanted.places.values()))
     if not bad:
         return None
     first = next(iter(bad.values()))
     return damage("corrupt" if isinstance(first, VerificationFailed) else "unreadable", set(bad), first.message)
+
+
+def _wrong(content: Content, key: str, entries: Iterable[Entry]) -> Iterator[tuple[str, DatamountError]]:
+    """The files of one object whose bytes are not what they should be."""
+    if key.startswith("blobs/"):
+        for entry in entries:
+            try:
+                for _ in content.chunks(entry):
+                    pass
+            except DatamountError as error:
+                yield entry.path, error
+        return
+    for run in content.runs(entries):
+        try:
+            yield from ((entry.path, found) for entry, found in content.read(run) if isinstance(found, DatamountError))
+        except DatamountError as error:
+            yield from ((entry.path, error) for entry in run.entries)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from datamount.errors import NotFound, UsageError, VerificationFailed
 from datamount.objectstore import ObjectStore
 from datamount.snapshots.bases import get_base, stored_bases
 from datamount.snapshots.condemned import condemned
+from datamount.snapshots.content import Content
 from datamount.snapshots.index import read_index
-from datamount.snapshots.restore import Content, Preview, RestoreReport, preview_entries, restore_entries
+from datamount.snapshots.restore import Preview, RestoreReport, preview_entries, restore_entries
 from datamount.snapshots.saving import Draft, Look, SaveResult, save
 from datamount.snapshots.scan import printable
 from datamount.snapshots.versionfile import (

@@ -364,7 +364,8 @@ EFFECTS = (
     "datamount.session.journal.end",
     "datamount.snapshots.pristine.write_atomic",
     "datamount.snapshots.index.write_atomic",
-    "datamount.snapshots.restore._write",
+    "datamount.snapshots.placing.Batch.write",
+    "datamount.snapshots.placing.os.rename",
     "datamount.objectstore.folder.FolderStore.put",
 )
 

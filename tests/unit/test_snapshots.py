@@ -18,7 +18,8 @@ from datamount.errors import NotFound, UsageError, VerificationFailed
 from datamount.objectstore import Body, ObjectInfo, ObjectStore
 from datamount.objectstore.folder import FolderStore
 from datamount.snapshots import Workspace, pristine, standalone
-from datamount.snapshots.restore import Content, restore_entries
+from datamount.snapshots.content import Content
+from datamount.snapshots.restore import restore_entries
 from datamount.snapshots.versionfile import Entry, dump, load, load_header
 
 Tree = dict[str, tuple[object, ...]]
