@@ -34,7 +34,10 @@ def open_notebook(page: Page, server: Jupyter) -> None:
     """Open the notebook and run all of it."""
     page.goto(f"{server.base}lab/tree/reports.ipynb?reset&token={server.token}")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    # "Idle" is also said before there is a kernel; running then would ask for one.
+    page.locator(".jp-KernelName", has_text="Python 3").first.wait_for(timeout=60_000)
     page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for(timeout=60_000)
+    page.wait_for_timeout(3000)
     page.locator(".jp-Notebook").first.click()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()

@@ -9,7 +9,7 @@ import { SIGNS } from './icons';
 import { Copy, Folded, Panel } from './panel';
 import { useModel } from './react';
 import { LANGUAGES, Language, snippet } from './snippets';
-import { Mood, explain, size } from './words';
+import { Mood, explain, moment, size } from './words';
 
 const MOODS: Record<IDataset['state'], Mood> = {
   ready: 'good',
@@ -177,8 +177,12 @@ function duration(seconds: number, trans: TranslationBundle): string {
 function pinned(pin: Record<string, unknown>): string {
   return Object.entries(pin)
     .filter(([key, value]) => key !== 'size' && (typeof value === 'string' || typeof value === 'number'))
-    .map(([key, value]) => `${key.replace(/_/g, ' ')} ${String(value).replace(/^(.{12}).{6,}$/, '$1…')}`)
+    .map(([key, value]) => `${key.replace(/_/g, ' ')} ${shortened(String(value))}`)
     .join(', ');
+}
+
+function shortened(value: string): string {
+  return /^\d{4}-\d\d-\d\dT/.test(value) ? moment(value) : value.replace(/^(.{12}).{6,}$/, '$1…');
 }
 
 /** The kernel's language at first and each time the panel comes into view; the student's choice after that. */
