@@ -175,12 +175,17 @@ def status(
                     optional=dataset.optional,
                 )
         drifts: dict[str, Any] = {}
+        unknown: list[str] = []
         if online:
             from datamount.fetch.lock import check
 
             for name, found in check(opened, credentials=FileCredentials()).items():
-                drifts[name] = [found.sentence()] if isinstance(found, DatamountError) else found
-                if not isinstance(found, DatamountError):
+                if isinstance(found, DatamountError):
+                    drifts[name] = [found.sentence()]
+                elif found is None:
+                    unknown.append(name)
+                else:
+                    drifts[name] = found
                     locks[name] = "drifted" if found else "locked, as now"
         known.datasets = {name: known.datasets[name] for name in opened.manifest.datasets}
     if as_json:
@@ -190,6 +195,8 @@ def status(
             row["drift"] = drifts.get(name)
         print(json.dumps(document, indent=1))
         return
+    for name in unknown:
+        drifts[name] = ["its source keeps no versions; whether its content is the lock's is seen when it is fetched."]
     _table(known, locks, drifts)
 
 

@@ -90,6 +90,9 @@ class Earlier(Protocol):
 class Driver(ABC, Generic[S]):
     """One dataset's source, opened with its credential. Closed by the engine when the dataset is done."""
 
+    keeps_versions: ClassVar[bool] = True
+    """Whether `identity` tells that nothing changed; a database's tells only when it was read."""
+
     supports_ranges: ClassVar[bool] = False
     """Whether `open` honours `start` and `stop`, so that large objects may be read in parts and resumed."""
 

@@ -58,6 +58,8 @@ class MySQLDriver(Driver[MySQL]):
     begins a new snapshot, and a warning says so where a table of the old one has been delivered.
     """
 
+    keeps_versions = False
+
     def __init__(self, name: str, dataset: Dataset, source: MySQL, credential: Credential | None) -> None:
         super().__init__(name, dataset, source, credential)
         self._user = credential.user if credential else None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datamount.credentials import Credentials
-from datamount.drivers import open_driver
+from datamount.drivers import Driver, Pin, open_driver
 from datamount.errors import DatamountError, UsageError
 from datamount.fetch.engine import Delivery, Engine, Opener
 from datamount.fetch.pins import (
@@ -102,12 +102,13 @@ def lock(
 
 def check(
     course: Course, *, credentials: Credentials, opener: Opener = open_driver
-) -> dict[str, list[str] | DatamountError]:
+) -> dict[str, list[str] | DatamountError | None]:
     """For each locked dataset what is different at its source now; an error where it could not be asked.
 
-    Lists the sources and reads no object.
+    None where only reading all of it would tell (a database whose tables are there still). Lists the sources and
+    reads no object, but for an archive that is another than the lock's.
     """
-    found: dict[str, list[str] | DatamountError] = {}
+    found: dict[str, list[str] | DatamountError | None] = {}
     entries = read_lock(course.lock_path).datasets
     for name, dataset in course.manifest.datasets.items():
         entry = entries.get(name)
@@ -118,12 +119,23 @@ def check(
             driver = opener(name, dataset, credentials.get(asked, dataset=name) if asked else None)
             try:
                 pin = driver.resolve()
-                found[name] = drift(entry, pin, driver.plan(pin) if entry.objects is not None else ())
+                found[name] = _drift(entry, pin, driver)
             finally:
                 driver.close()
         except DatamountError as error:
             found[name] = error
     return found
+
+
+def _drift(entry: LockEntry, pin: Pin, driver: Driver[Any]) -> list[str] | None:
+    if entry.objects is None:
+        return drift(entry, pin, ())
+    if driver.keeps_versions:
+        same = dict(pin) == dict(entry.pin) and getattr(driver.source, "unpack", None) is not None
+        return [] if same else drift(entry, pin, driver.plan(pin))
+    then = {locked.path: locked.identity for locked in entry.objects}
+    now = [replace(item, identity=then.get(item.path, item.identity)) for item in driver.plan(pin)]
+    return drift(entry, pin, now) or None
 
 
 def _entry(course: Course, name: str, delivery: Delivery) -> LockEntry:

@@ -17,9 +17,9 @@ from datamount.course import read_course
 from datamount.credentials import Credential
 from datamount.drivers import Driver, Item, mysql, open_driver
 from datamount.drivers.base import Buffer
-from datamount.errors import Unavailable
+from datamount.errors import NotFound, Unavailable
 from datamount.fetch import fetch
-from datamount.fetch.lock import lock
+from datamount.fetch.lock import check, lock
 from datamount.status import DatasetStatus
 from tests.servers import HTTPServer, MariaDBServer
 
@@ -128,6 +128,17 @@ def test_a_lock_is_of_one_instant(site: Site, mariadb: MariaDBServer, database: 
     assert (status.state, site.opened, status.warnings) == ("ready", ["b.parquet"], [])
 
 
+def test_a_locked_table_has_not_drifted_because_time_passed(site: Site, mariadb: MariaDBServer, database: str) -> None:
+    """Asked without reading, a database says neither that its rows are the lock's nor that they are not."""
+    site.lock()
+    site.opened.clear()
+    course = read_course(site.folder / "course")
+    assert check(course, credentials=site, opener=site.open_driver) == {"db": None}
+    mariadb.execute(f"DROP TABLE {database}.b")
+    assert isinstance(check(course, credentials=site, opener=site.open_driver)["db"], NotFound)
+    assert site.opened == []
+
+
 def pack(**files: str) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -149,3 +160,24 @@ def test_an_archive_that_is_the_same_is_not_read_again(http: HTTPServer, tmp_pat
     (http.root / "x.zip").write_bytes(pack(a="another", c="three"))
     assert (site.fetch().state, sorted(site.opened)) == ("ready", ["a", "c"])
     assert sorted(path.name for path in (tmp_path / "data/db").iterdir()) == ["a", "c"]
+
+
+def test_the_archive_of_a_lock_is_asked_for_its_version_only(http: HTTPServer, tmp_path: Path) -> None:
+    """`check` reads one byte of an archive that is the lock's, and tells of another which of its files changed."""
+    (http.root / "y.zip").write_bytes(pack(a="one", b="two"))
+    site = Site(tmp_path, {"url": f"{http.url}/y.zip", "unpack": "zip"})
+    site.lock()
+    read: list[int] = []
+
+    def opener(*arguments: Any) -> Driver[Any]:
+        driver = open_driver(*arguments)
+        read_place = driver.place.read
+        driver.place.read = lambda *place: read.append(1) or read_place(*place)
+        return driver
+
+    course = read_course(tmp_path / "course")
+    assert (check(course, credentials=site, opener=opener), read) == ({"db": []}, [])
+    (http.root / "y.zip").write_bytes(pack(a="another", b="two"))
+    found = check(course, credentials=site, opener=opener)["db"]
+    assert isinstance(found, list)
+    assert [sentence for sentence in found if sentence.startswith('"a": size 3 → 7')], found
