@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamount.errors import Conflict, DatamountError, NotFound, QuotaExceeded, Unavailable
-from datamount.objectstore import Limited, Room
+from datamount.objectstore import Limited
 from datamount.snapshots import standalone
 from datamount.snapshots.bases import put_base, sha256_of, stored_bases
 from datamount.snapshots.condemned import SAVE_LIMIT
@@ -24,7 +24,7 @@ from datamount.snapshots.excludes import Excludes
 from datamount.snapshots.index import read_index
 from datamount.snapshots.pack import Packed, Packer
 from datamount.snapshots.pristine import Pristine, load_pristine
-from datamount.snapshots.room import fitting, may_use_reserve, overhead, worth
+from datamount.snapshots.room import LeftOut, pack_within, room_for, worth
 from datamount.snapshots.scan import Found, Scan, printable, scan
 from datamount.snapshots.thinning import thin_own
 from datamount.snapshots.versionfile import Entry, Location, Reason, Skipped, Version, VersionInfo, dump, tree_digest
@@ -41,8 +41,6 @@ TRUST = 3.5 * 3600.0
 `check_every`, so that each of its checks asks."""
 TRUST_OTHERS = 300.0
 """The same for a version of another writer, whose session may thin it out."""
-UNASKED = 64 << 20
-"""Bytes that are sent before a store has ever told what it has room for: a refusal is then soon enough."""
 THIN_EVERY = 32
 """Autosaves between two looks at what may be thinned out."""
 _BASE_PUTS = 8
@@ -167,19 +165,15 @@ class _Save:
         )
         self.tight = tight
         self.skipped: list[Skipped] = []
-        self.stale: list[Skipped] = []
-        """Files of which the version holds the content of an earlier save."""
-        self.too_large: list[str] = []
-        self.missed = False
-        """Whether a notebook or a small file was left out for want of room."""
+        self.left_out = LeftOut()
         self.warnings: list[str] = []
 
     def run(self) -> SaveResult:
         entries = self._entries()
         tree = tree_digest(entries)
         base = self.base
-        if self.missed and (tree == base.tree if base else not any(e.type == "file" for e in entries)):
-            raise self._full()
+        if self.left_out.missed and (tree == base.tree if base else not any(e.type == "file" for e in entries)):
+            raise self.left_out.full()
         if base and tree == base.tree and not self._says_more(base):
             if not self._trusted(base):
                 look = self.looking.result()
@@ -219,8 +213,7 @@ class _Save:
                 hashes[found.path] = sha256
             else:
                 to_read.append(found)
-        kept: list[Entry] = []
-        for packed in self._pack(to_read, kept, len(files)):
+        for packed in self._pack(to_read, len(files)):
             hashes[packed.path] = packed.reading.sha256
             stats[packed.path] = packed.reading.stat
             sizes[packed.path] = packed.reading.size
@@ -240,9 +233,11 @@ class _Save:
             index.changed = True
         entries = [
             *(_file(p, stats[p], sizes[p], s, packer.locations.get(s), self.pristine) for p, s in hashes.items()),
-            *kept,
+            *self.left_out.kept,
             *(_other(found) for found in seen.found if not found.is_file),
         ]
+        self.skipped += self.left_out.skipped
+        self.warnings += self.left_out.warnings
         entries.sort(key=lambda e: e.path)
         return entries
 
@@ -255,81 +250,27 @@ class _Save:
         left = limit
         kept = set()
         for found in sorted(files, key=worth):
-            listed_only = self.pristine.listed_only(found.path, found.stat.st_size, LARGE_PRISTINE)
-            size = 0 if listed_only else found.stat.st_size
+            size = 0 if self._listed_only(found) else found.stat.st_size
             if size <= left:
                 left -= size
                 kept.add(found.path)
             else:
-                self.too_large.append(found.path)
-                self.skipped.append(Skipped(found.path, f"over the limit of {limit / 1e6:.4g} MB for saved work"))
+                self.left_out.beyond(found, limit)
         return [f for f in files if f.path in kept]
 
-    # --- The quota ------------------------------------------------------------------------------------------------
-
-    def _pack(self, files: list[Found], kept: list[Entry], count: int) -> Iterator[Packed]:
-        """Store these files; what there is no room for is named, and its entry of the version before is in `kept`."""
-        room = self._room(files)
+    def _pack(self, files: list[Found], count: int) -> Iterator[Packed]:
+        """Store these files, of `count` in all; those that there is no room for are left out."""
+        room = room_for(files, self.store, tight=self.tight)
         if room is None:
-            yield from self.packer.pack(found.path for found in files)
-            return
-        before = self.workspace.version(self.base.id).by_path() if self.base else {}
-        free = {found.path for found in files if self._costs_nothing(found, before.get(found.path))}
-        yield from self.packer.pack(free)
-        waiting = [found for found in files if found.path not in free]
-        spare = overhead(count)
-        while waiting:
-            # In turns, because files are often stored smaller than they are.
-            fit, waiting = fitting(waiting, room, self.packer.uploaded + spare)
-            if not fit:
-                break
-            yield from self.packer.pack(found.path for found in fit)
-        for found in waiting:
-            self._leave_out(found, before.get(found.path), room, kept)
+            return self.packer.pack(found.path for found in files)
+        try:
+            before = self.workspace.version(self.base.id).by_path() if self.base else {}
+        except NotFound:
+            raise StartAgain("the version that it builds on is gone") from None
+        return pack_within(self.packer, files, room, before, self._listed_only, self.left_out, count)
 
-    def _room(self, files: list[Found]) -> Room | None:
-        """What the store has room for; None where all of it fits, also if nothing of it is there yet."""
-        if not files or not isinstance(self.store, Limited):
-            return None
-        wanted = sum(found.stat.st_size for found in files)
-        known = self.store.known_room
-        if known is None and wanted <= UNASKED and not self.tight:
-            return None
-        if not self.tight and wanted <= (known or self.store.room()).left:
-            return None
-        room = self.store.room(fresh=True)
-        return room if self.tight or wanted > room.left else None
-
-    def _costs_nothing(self, found: Found, before: Entry | None) -> bool:
-        """Whether this file is most likely in the store already, or needs not be."""
-        stat = found.stat
-        if before and before.type == "file" and (before.size, before.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
-            return True
-        return self.pristine.listed_only(found.path, stat.st_size, LARGE_PRISTINE)
-
-    def _leave_out(self, found: Found, before: Entry | None, room: Room, kept: list[Entry]) -> None:
-        self.too_large.append(found.path)
-        self.missed |= may_use_reserve(found)
-        why = f"over the quota of {room.limit / 1e6:.4g} MB for saved work, of which {max(room.left, 0) / 1e6:.4g} MB "
-        why += f"were left for its {found.stat.st_size / 1e6:.4g} MB"
-        if before and before.type == "file":
-            kept.append(before)
-            self.stale.append(Skipped(found.path, f"{why}; the version holds what was saved of it before"))
-            self.warnings.append(f"{printable(found.path)} is {why}; what was saved of it before is kept")
-        else:
-            self.skipped.append(Skipped(found.path, why))
-
-    def _full(self) -> QuotaExceeded:
-        names = ", ".join(printable(path) for path in self.too_large[:3])
-        more = f" and {len(self.too_large) - 3} more" if len(self.too_large) > 3 else ""
-        return QuotaExceeded(
-            f"the quota for your saved work in this course is used up: {names}{more} could not be saved; what was "
-            "saved before is safe.",
-            hint="Download what you need (File > Download), make large files smaller, or ask the hub's operator for a "
-            "higher quota.",
-            who="you",
-            left=0,
-        )
+    def _listed_only(self, found: Found) -> bool:
+        return self.pristine.listed_only(found.path, found.stat.st_size, LARGE_PRISTINE)
 
     # --- The commit -----------------------------------------------------------------------------------------------
 
@@ -503,9 +444,9 @@ class _Save:
             created,
             packer.uploaded,
             packer.objects,
-            (*self.skipped, *self.stale),
+            (*self.skipped, *self.left_out.stale),
             tuple(self.warnings),
-            tuple(self.too_large),
+            self.left_out.paths,
         )
 
 
