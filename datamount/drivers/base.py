@@ -164,16 +164,16 @@ def safe_path(key: str, *, dataset: str) -> str:
     over 255 bytes are refused (never renamed: a silent rename could hide one object behind another).
     """
     parts = key.split("/")
-    shown = key if not _FORBIDDEN.search(key) else ascii(key)
+    shown = ascii(key) if _FORBIDDEN.search(key) else repr(key)
     if any(part in ("", ".", "..") for part in parts):
         raise UsageError(
-            f'dataset "{dataset}": the key {shown!r} has an empty, "." or ".." part and cannot become a file.',
+            f'dataset "{dataset}": the key {shown} has an empty, "." or ".." part and cannot become a file.',
             hint="Leave it out with `exclude`, or rename it at the source.",
             who="the course's author",
         )
     if _FORBIDDEN.search(key) or any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts):
         raise UsageError(
-            f'dataset "{dataset}": the key {shown!r} has a control character or a part over 255 bytes.',
+            f'dataset "{dataset}": the key {shown} has a control character or a part over 255 bytes.',
             hint="Leave it out with `exclude`, or rename it at the source.",
             who="the course's author",
         )
