@@ -154,17 +154,29 @@ def export(  # noqa: PLR0917
     version: Annotated[str, typer.Argument(help="A version: id, number, or latest.")] = "latest",
     into: Annotated[Path | None, typer.Option(help="An empty or new folder to write to.")] = None,
     zip_file: Annotated[Path | None, typer.Option("--zip", help="A zip file to write.")] = None,
+    history: Annotated[
+        bool, typer.Option("--history", help="Write every version, and history.json that describes them.")
+    ] = False,
     endpoint_url: Endpoint = None,
     as_json: Json = False,
 ) -> None:
-    """Write a version to an empty folder or a zip file. Exit code 3 when part of it could not be read."""
+    """Write a version, or all of them, to an empty folder or a zip file. Exit code 3 when part could not be read.
+
+    With --history each version is a folder below versions/. Files that stayed the same are one file on the disk: copy
+    before you edit. In a zip they are there once for each version.
+    """
     if (into is None) == (zip_file is None):
         raise UsageError("Name one place to export to.", hint="Add --into DIR or --zip FILE.", who="you")
+    if history and version != "latest":
+        raise UsageError("--history writes all versions.", hint=f"Leave out {version!r}, or --history.", who="you")
+    if into is not None and into.is_dir() and any(into.iterdir()):
+        raise UsageError(f"{into} is not empty.", hint="Name a new folder, or use `datamount restore`.", who="you")
     workspace = _workspace(store, owner, course, endpoint_url)
+    if history:
+        _export_history(workspace, into, zip_file, as_json)
+        return
     wanted = workspace.version(version)
     if into is not None:
-        if into.is_dir() and any(into.iterdir()):
-            raise UsageError(f"{into} is not empty.", hint="Name a new folder, or use `datamount restore`.", who="you")
         _report(workspace.restore(wanted, into), into, as_json)
     elif zip_file is not None:
         from datamount.snapshots.export import write_zip
@@ -177,6 +189,25 @@ def export(  # noqa: PLR0917
             _print_missing(missing)
         if missing:
             raise typer.Exit(3)
+
+
+def _export_history(workspace: Workspace, into: Path | None, zip_file: Path | None, as_json: bool) -> None:
+    from datamount.snapshots.export import write_history, write_history_zip
+
+    count = len(workspace.ids())
+    if into is not None:
+        missing = write_history(workspace, into)
+    else:
+        assert zip_file is not None
+        missing = write_history_zip(workspace, zip_file)
+    where = str(into or zip_file)
+    if as_json:
+        _print_json({"into": where, "versions": count, "failed": _named(missing)})
+    else:
+        print(f"wrote {count} versions to {where}")
+        _print_missing(missing)
+    if missing:
+        raise typer.Exit(3)
 
 
 def _workspace(store: str, owner: str, course: str, endpoint_url: str | None) -> Workspace:

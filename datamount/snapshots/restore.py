@@ -78,7 +78,7 @@ def restore_entries(entries: Iterable[Entry], into: Path, content: Content) -> R
     try:
         usable = []
         for entry in entries:
-            if why := _refusal(entry):
+            if why := refusal(entry):
                 done.failed[entry.path] = why
             else:
                 usable.append(entry)
@@ -109,7 +109,7 @@ def preview_entries(entries: Iterable[Entry], into: Path) -> Preview:
     root = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if into.is_dir() else None
     try:
         for entry in entries:
-            if entry.type == "folder" or _refusal(entry):
+            if entry.type == "folder" or refusal(entry):
                 continue
             if root is None or not os.path.lexists(into / entry.path):
                 kind = "new" if entry.location or entry.type == "link" else "not_stored"
@@ -127,7 +127,7 @@ def preview_entries(entries: Iterable[Entry], into: Path) -> Preview:
     return Preview(**{kind: tuple(sorted(paths)) for kind, paths in kinds.items()})
 
 
-def _refusal(entry: Entry) -> str | None:
+def refusal(entry: Entry) -> str | None:
     """Why this entry must not be written, whoever wrote the version."""
     parts = entry.path.split("/")
     if not entry.path or "\0" in entry.path or any(part in ("", ".", "..") for part in parts):

@@ -61,6 +61,19 @@ def test_save_history_diff_restore_export(where: list[str], tmp_path: Path) -> N
     with zipfile.ZipFile(tmp_path / "work.zip") as archive:
         assert archive.testzip() is None
         assert archive.read("nb.ipynb") == b'{"n": 2}'
+    run("export", "--history", "--into", tmp_path / "all", *where)
+    told = json.loads((tmp_path / "all/history.json").read_text())
+    assert [(v["seq"], v["message"], v["not_saved"][0]["path"]) for v in told["versions"]] == [
+        (1, "one", ".env"),
+        (2, "", ".env"),
+    ]
+    texts = [(tmp_path / "all" / v["folder"] / "nb.ipynb").read_text() for v in told["versions"]]
+    assert texts == ['{"n": 1}', '{"n": 2}']
+    run("export", "--history", "--zip", tmp_path / "all.zip", *where)
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        assert archive.read(f"{told['versions'][0]['folder']}/nb.ipynb") == b'{"n": 1}'
+        assert json.loads(archive.read("history.json")) == told
+    run("export", "2", "--history", "--into", tmp_path / "none", *where, code=2)
 
 
 def test_overwriting_saves_what_was_there(where: list[str], tmp_path: Path) -> None:
