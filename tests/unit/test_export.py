@@ -39,7 +39,7 @@ def test_every_version_is_a_folder(workspace: Workspace, tmp_path: Path) -> None
     """Each version is there whole, oldest first, described, and what did not change is one file on the disk."""
     assert write_history(workspace, tmp_path / "out") == {}
     folders = versions(tmp_path / "out")
-    assert [folder.name[18:] for folder in folders] == [v.id for v in reversed(workspace.versions())]
+    assert [folder.name[19:] for folder in folders] == [v.id for v in reversed(workspace.versions())]
     assert [(folder / "a.txt").read_text() for folder in folders] == ["0", "1", "2"]
     for folder in folders:
         assert (folder / "deep/large.bin").read_bytes() == LARGE
@@ -68,9 +68,9 @@ def test_a_link_of_the_student_leads_nowhere(workspace: Workspace, tmp_path: Pat
     work, outside = tmp_path / "work", tmp_path / "outside"
     outside.mkdir()
     raw = workspace.store.get(workspace.key(workspace.versions()[0].id))
-    evil = raw.replace(b'"path":"deep/large.bin"', b'"path":"link/large.bin"').replace(
-        b'"/etc"', b'"' + bytes(outside) + b'"'
-    )
+    evil = raw.replace(b'"path":"deep/large.bin"', b'"path":"link/large.bin"')
+    evil = evil.replace(b'"/etc"', f'"{outside}"'.encode())
+    assert evil.count(b"outside") == 1 and b"link/large.bin" in evil
     workspace.store.put(workspace.key(workspace.versions()[0].id), evil)
     write_history(workspace, tmp_path / "out")
     assert list(outside.iterdir()) == [] and work.is_dir()
