@@ -123,7 +123,9 @@ class Browser:
             cookie.value for cookie in self.http.cookies.jar if cookie.name == "_xsrf" and cookie.path == cookies_of
         ]
         headers = {"X-XSRFToken": tokens[0] or ""} if tokens else {}
-        return self.http.request(method, path, headers=headers, **options)
+        answer = self.http.request(method, path, headers=headers, **options)
+        assert answer.is_success, f"{method} {path}: {answer.status_code}\n{answer.text[:2000]}"
+        return answer
 
 
 def proxy() -> Path:

