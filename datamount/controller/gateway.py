@@ -19,11 +19,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr
 
 from datamount.controller.audit import Audit
 from datamount.controller.identity import (
@@ -32,73 +31,26 @@ from datamount.controller.identity import (
     anonymous_owner,
     course_identity,
     image_repository,
-    key_hash,
-    new_work_key,
     owner_of,
 )
 from datamount.controller.links import address
 from datamount.controller.metrics import Metrics
+from datamount.controller.operations import READABLE, Operation, Signed, check_operation, sign_operation
 from datamount.controller.presign import Presigner
 from datamount.controller.quota import Quota
-from datamount.controller.rates import Failures, Once
+from datamount.controller.rates import Once
 from datamount.controller.store_settings import StoreSettings
+from datamount.controller.work_keys import WorkKeys
 from datamount.errors import Conflict, DatamountError, NotFound, Refused, UsageError, VerificationFailed
 from datamount.objectstore import ObjectInfo, ObjectStore, Room, check_key
 from datamount.objectstore.s3 import S3Store
 from datamount.snapshots import Workspace, bases, standalone
 from datamount.snapshots.versionfile import HEADER_BYTES, Version, load, load_header
 
-BATCH = 500
 PAGE = 500
-REMEMBERED_KEYS = 8192
 REMEMBERED_READERS = 4096
 RESTORE_SECONDS = 60.0
-FAILURES = 10
-"""Wrong work keys in a row from one pod."""
-FAILURE_SECONDS = 10.0
-MAX_PUT = 5 << 30
-"""Bytes; what S3 takes in one request."""
-LARGE = 8 << 20
-"""Bytes; a larger blob may not use the reserve of the quota."""
-WRITE_HEADER = "x-amz-meta-datamount-write"
-_CONTENT = re.compile(r"(blobs|bundles|base)/[0-9a-f]{64}(\.[0-9a-f]{12})?(\.zst|\.zip)?")
 _VERSION = re.compile(r"versions/(\d{8,12}-[0-9a-f]{8,64})\.json")
-_READABLE = ("versions", "blobs", "bundles", "base")
-_WRITABLE = ("blobs", "bundles", "base")
-Method = Literal["GET", "HEAD", "PUT", "CREATE", "PART", "COMPLETE", "ABORT"]
-_HTTP = {"CREATE": "POST", "PART": "PUT", "COMPLETE": "POST", "ABORT": "DELETE"}
-
-
-class Operation(BaseModel):
-    """One request that a session wants to make. `size` in bytes and `md5` (base64) are of the body it will send."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    method: Method
-    key: Annotated[str, Field(min_length=1, max_length=1024)]
-    size: Annotated[int, Field(ge=0, le=MAX_PUT)] | None = None
-    md5: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{22}==$")] | None = None
-    if_absent: bool = False
-    write: Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")] | None = None
-    """Stands in the object's metadata, so that a writer whose answer was lost knows its own object again."""
-    upload: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    part: Annotated[int, Field(ge=1, le=10_000)] | None = None
-
-
-class Batch(BaseModel):
-    """Up to 500 operations; refused as a whole when one of them is."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    operations: list[Operation] = Field(min_length=1, max_length=BATCH)
-
-
-class Signed(BaseModel):
-    """A request that may be made as it stands: with exactly these headers, until the batch's `seconds` are over."""
-
-    method: str
-    url: str
-    headers: dict[str, str] = {}
 
 
 class Committed(BaseModel):
@@ -124,8 +76,7 @@ class Gateway:
         self._home_namespace = home_namespace
         self._quota = Quota(settings.quota, self._measure)
         self._unconfirmed = Once()
-        self._failures = Failures(FAILURES, FAILURE_SECONDS)
-        self._keys: OrderedDict[str, None] = OrderedDict()
+        self._keys = WorkKeys(self.store)
         self._readers: OrderedDict[str, float] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -148,11 +99,10 @@ class Gateway:
                 return Whose(owner_of(session, home_namespace=self._home_namespace), course, by_key=False)
             if work_key is None:
                 return Whose("", course, by_key=True)
-            digest = key_hash(work_key.get_secret_value())
-            self._check_key_exists(session, digest)
+            digest = self._keys.check(work_key.get_secret_value(), session.uid)
         except Refused as error:
             self.refuse(session, "workspace", error)
-            if work_key is not None and self._failures.count(session.uid):
+            if work_key is not None and self._keys.failures.count(session.uid):
                 self.limited(session, "work-key")
             raise
         return Whose(anonymous_owner(digest), course, by_key=True)
@@ -171,31 +121,9 @@ class Gateway:
         if not self.settings.anonymous:
             raise UsageError("this hub has users: work belongs to them and needs no key.", who="you")
         course = self.course(session)
-        key = new_work_key()
-        digest = key_hash(key)
-        self.store.put(_key_marker(digest), json.dumps({"course": course, "created": _now()}).encode())
-        self._remember_key(digest)
+        key, digest = self._keys.make(course)
         self.audit.write("work-key", session, course=course, key=digest[:12])
         return key
-
-    def _check_key_exists(self, session: PodSession, digest: str) -> None:
-        with self._lock:
-            if digest in self._keys:
-                return
-        self._failures.check(session.uid)
-        try:
-            self.store.get(_key_marker(digest))
-        except NotFound:
-            raise Refused(
-                "no work is kept under this key.", hint="Copy the whole key or link, and check the hub.", who="you"
-            ) from None
-        self._remember_key(digest)
-
-    def _remember_key(self, digest: str) -> None:
-        with self._lock:
-            self._keys[digest] = None
-            while len(self._keys) > REMEMBERED_KEYS:
-                self._keys.popitem(last=False)
 
     # --- Objects ---------------------------------------------------------------------------------------------------
 
@@ -206,7 +134,7 @@ class Gateway:
         None where they send nothing."""
         try:
             for operation in operations:
-                self._check(operation)
+                check_operation(operation, append_only=self.settings.append_only)
             used = self._grant(workspace, operations)
         except (Refused, UsageError) as error:
             self.refuse(session, "batch", error, keys=[o.key for o in operations[:3]])
@@ -214,12 +142,12 @@ class Gateway:
         read = [o for o in operations if o.method == "GET" and not o.key.startswith("versions/")]
         if read and self._first_in_a_while(session.uid):
             self.audit.write("restore", session, workspace=workspace.prefix, first=read[0].key)
-        return [self._signed(workspace.prefix, operation) for operation in operations], used
+        only = self.settings.append_only
+        return [sign_operation(self._signer, workspace.prefix, o, append_only=only) for o in operations], used
 
     def _grant(self, workspace: Workspace, operations: Sequence[Operation]) -> int | None:
-        sent = [o for o in operations if o.method in ("PUT", "PART")]
-        large = any(o.key.startswith("blobs/") and (o.method == "PART" or (o.size or 0) > LARGE) for o in sent)
-        return self._quota.grant(workspace.prefix, sum(o.size or 0 for o in sent), large=large)
+        size, large = sum(o.sent for o in operations), any(o.is_large for o in operations)
+        return self._quota.grant(workspace.prefix, size, large=large)
 
     def _first_in_a_while(self, uid: str) -> bool:
         """Whether this pod read nothing in the last minute: a restore is many batches, and one audit line."""
@@ -231,42 +159,6 @@ class Gateway:
             while len(self._readers) > REMEMBERED_READERS:
                 self._readers.popitem(last=False)
         return now - last > RESTORE_SECONDS or not last
-
-    def _signed(self, prefix: str, operation: Operation) -> Signed:
-        headers, query = {}, {}
-        if operation.method in ("PUT", "PART"):
-            headers = {"Content-Length": str(operation.size), "Content-MD5": operation.md5 or ""}
-        if operation.method in ("PUT", "COMPLETE") and (self.settings.append_only or operation.if_absent):
-            headers["If-None-Match"] = "*"
-        if operation.method in ("PUT", "CREATE") and operation.write:
-            headers[WRITE_HEADER] = operation.write
-        if operation.method == "CREATE":
-            query = {"uploads": ""}
-        elif operation.method == "PART":
-            query = {"partNumber": str(operation.part), "uploadId": operation.upload or ""}
-        elif operation.method in ("COMPLETE", "ABORT"):
-            query = {"uploadId": operation.upload or ""}
-        method = _HTTP.get(operation.method, operation.method)
-        url = self._signer.url(method, prefix + operation.key, headers=headers, query=query)
-        return Signed(method=method, url=url, headers=headers)
-
-    def _check(self, operation: Operation) -> None:
-        part = check_key(operation.key).partition("/")[0]
-        reading = operation.method in ("GET", "HEAD")
-        if part not in (_READABLE if reading else _WRITABLE) or "/" not in operation.key:
-            raise Refused(
-                f'a session may not {"read" if reading else "write"} "{operation.key}" in its workspace.',
-                hint="Versions are written by a commit." if part == "versions" else "",
-                who="the developers of datamount",
-            )
-        if self.settings.append_only and not reading and not _CONTENT.fullmatch(operation.key):
-            raise Refused(f'"{operation.key}" is not named by its digest.', who="the developers of datamount")
-        if operation.method in ("PUT", "PART") and (operation.size is None or operation.md5 is None):
-            raise UsageError(f"{operation.method} needs `size` and `md5`.")
-        if operation.method in ("PART", "COMPLETE", "ABORT") and operation.upload is None:
-            raise UsageError(f"{operation.method} needs `upload`.")
-        if operation.method == "PART" and operation.part is None:
-            raise UsageError("PART needs `part`.")
 
     def listing(self, workspace: Workspace, prefix: str) -> Iterator[bytes]:
         """The objects below a prefix as lines of JSON, [key, size, modified] each; {"end": COUNT} closes a list that is
@@ -288,7 +180,7 @@ class Gateway:
                 info = load_header(self.store.get(workspace.prefix + key, 0, HEADER_BYTES))
                 if info is None or info.reason != "auto" or info.message or info.id in workspace.shared():
                     raise Refused(f"version {version[1]} is not an autosave that may go.", who="the hub's operator")
-            elif key.partition("/")[0] not in _READABLE:
+            elif key.partition("/")[0] not in READABLE:
                 raise Refused("a session may not remove this.", who="the hub's operator")
         except NotFound:
             return
@@ -408,10 +300,7 @@ class Gateway:
         if work_key is None:
             raise UsageError("there is no key to resume with.", hint="Paste the key or link that you kept.", who="you")
         workspace = self.workspace(session, work_key)
-        made_for = ""
-        with suppress(ValueError, KeyError, NotFound):
-            marker = json.loads(self.store.get(_key_marker(key_hash(work_key.get_secret_value()))))
-            made_for = str(marker["course"])
+        made_for = self._keys.made_for(work_key.get_secret_value())
         ids = workspace.ids()
         if not ids and made_for not in ("", workspace.course):
             error = Refused(
@@ -448,14 +337,6 @@ class Incomplete(UsageError):
 def _by_name(listed: dict[str, ObjectInfo]) -> dict[str, ObjectInfo]:
     """The objects as versions name them: merge bases by their digest, all else by the key."""
     return {bases.FOLDER + sha256 if (sha256 := bases.sha256_of(key)) else key: o for key, o in listed.items()}
-
-
-def _key_marker(digest: str) -> str:
-    return f"work-keys/{digest}.json"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _lines(objects: Iterable[ObjectInfo], cut: int) -> Iterator[bytes]:

@@ -14,7 +14,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from datamount.controller.auth import AnySession, Session, Source
-from datamount.controller.gateway import Batch, Committed, Gateway, Signed
+from datamount.controller.gateway import Committed, Gateway
+from datamount.controller.operations import Batch, Signed
 from datamount.controller.shares import NewShare, Share, ShareRequest, Shares
 from datamount.controller.store_settings import StoreSettings
 from datamount.errors import QuotaExceeded

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import SecretStr
 
-from datamount.controller import auth, gateway, shares
+from datamount.controller import auth, shares, work_keys
 from datamount.controller_client import ControllerClient
 from datamount.errors import NotFound, Refused, TooMany, Unauthenticated
 from tests import servers
@@ -133,7 +133,7 @@ def test_bad_tokens_keys_and_links_are_not_looked_at_for_ever(
     own: Any = doubting.workspace(doubting.client(), kept)
     own.save(work)
     own.store.client._tries = 1
-    for _ in range(gateway.FAILURES):
+    for _ in range(work_keys.FAILURES):
         with pytest.raises(Refused):
             own.store.resume(SecretStr("dmk_" + secrets.token_urlsafe(32)))
     with pytest.raises(TooMany) as caught:
