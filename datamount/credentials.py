@@ -60,6 +60,12 @@ class Credential(BaseModel):
     reads: Annotated[PresignedReads | None, SkipValidation, Field(exclude=True, repr=False)] = None
 
 
+_FIELDS = (
+    "user and password (mysql, url), access_key_id and secret_access_key, or profile (s3, quilt), "
+    "or token (url, pachyderm)"
+)
+
+
 class Credentials(Protocol):
     """A source of credentials by name."""
 
@@ -81,7 +87,7 @@ class FileCredentials:
         if found is None:
             raise Refused(
                 f'dataset "{dataset}": there is no credential "{name}" on this machine.',
-                hint=f"Add it to {self.path} (`{name}: {{user: …, password: …}}`), readable by you alone.",
+                hint=f"Add it to {self.path}, readable by you alone: `{name}: {{FIELD: …}}`. Fields: {_FIELDS}.",
                 who="you",
             )
         return found

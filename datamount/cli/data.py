@@ -83,7 +83,7 @@ def fetch(  # noqa: PLR0917  (Typer passes them by name)
         )
     if as_json:
         print(status.model_dump_json(indent=1))
-    elif status.datasets:
+    elif any(dataset.files_done or dataset.state == "ready" for dataset in status.datasets.values()):
         variables = shlex.quote(str(place.run / names.ENV_FILE))
         print(f"The data is in {place.data}; for its variables: set -a; . {variables}", file=sys.stderr)
     _end(exit_error(status, only or ()), told=as_json or bool(status.datasets))

@@ -27,9 +27,8 @@ def explain(error: OSError, path: Path, *, dataset: str) -> DatamountError:
     """The error of ours that the operating system's answer stands for."""
     tried = f'dataset "{dataset}": reading the file {path} failed'
     if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-        return NotFound(
-            f"{tried}: there is no such file.", hint="Check the address in datamount.yaml.", who="the course's author"
-        )
+        what = "it is a folder" if isinstance(error, IsADirectoryError) else "there is no such file"
+        return NotFound(f"{tried}: {what}.", hint="Check the address in datamount.yaml.", who="the course's author")
     if isinstance(error, PermissionError):
         return Refused(f"{tried}: permission denied.", hint="Make it readable for this user.", who="you")
     return Unavailable(f"{tried}: {error.strerror}.", hint="Check the disk.", who="you", transient=True)

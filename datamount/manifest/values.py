@@ -171,6 +171,7 @@ S3URL = Annotated[
     Form(
         r"^s3://[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9](/[^\x00-\x1f\x7f]*)?$",
         'must be "s3://BUCKET/PREFIX/" (all below it) or "s3://BUCKET/KEY" (one object).',
+        'A BUCKET has 3 to 63 letters, digits, "." and "-".',
     ),
     AfterValidator(_inside),
 ]

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from datamount.course import read_course
 from datamount.credentials import Credential, FileCredentials
 from datamount.drivers import open_driver
-from datamount.drivers.url import file_name, retry_after, shown
+from datamount.drivers.url_places import file_name, retry_after, shown
 from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError
 from datamount.fetch import fetch
 from datamount.manifest import Dataset
@@ -158,6 +158,23 @@ def test_a_file_without_a_name_in_its_address(moody: tuple[int, int], address: s
     driver = open_driver("g", Dataset.model_validate({"url": url}))
     (item,) = driver.plan(driver.resolve())
     assert item.path == name
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "said"),
+    [
+        ("http://127.0.0.1:1/x.csv", Unavailable, "refuses connections"),
+        ("http://nowhere.invalid/x.csv", Unavailable, "no such host"),
+        ("oss://bucket/x.csv", UsageError, "Install ossfs"),
+        ("odd://bucket/x.csv", UsageError, "nothing here reads odd://"),
+        ("file:///tmp", NotFound, "is a folder"),
+    ],
+)
+def test_why_an_address_is_not_read(url: str, kind: type[DatamountError], said: str) -> None:
+    """Each way that an address can be wrong is told in words, with the package to install where one is missing."""
+    with pytest.raises(kind) as caught:
+        read(url)
+    assert said in caught.value.sentence()
 
 
 def test_a_credential_does_not_follow_a_redirect(moody: tuple[int, int]) -> None:
