@@ -2,7 +2,7 @@
 # Install the Debian packages that the real test servers, R and the browser come from. Quick when all are there.
 # Without root or sudo: name the exact command and go on (tests that need a package then say so).
 set -eu
-WANTED="${*:-mariadb-server mariadb-client chromium fonts-dejavu-core zstd r-base-core r-cran-rmysql r-cran-irkernel r-cran-jsonlite r-cran-curl podman runc catatonit debootstrap}"
+WANTED="${*:-mariadb-server mariadb-client chromium fonts-dejavu-core zstd r-base-core r-cran-rmysql r-cran-irkernel r-cran-jsonlite r-cran-curl podman runc catatonit debootstrap xfsprogs}"
 missing=""
 for package in $WANTED; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
