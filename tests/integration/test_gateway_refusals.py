@@ -245,7 +245,7 @@ def test_an_expired_url_is_asked_for_again(
         store: Any = workspace.store
         key = workspace.key(saved.id)
         whole = store.get(key)
-        known = store._signer._known
+        known = store._objects.signer._known
         for name, signed in list(known.items()):
             stale = re.sub(r"X-Amz-Date=\d{8}", "X-Amz-Date=20200101", signed.url)
             known[name] = type(signed)(signed.method, stale, signed.headers, signed.until)

@@ -200,7 +200,7 @@ def test_many_threads_share_a_request_for_urls(script: Script, client: Controlle
         )
 
     script.replies = [sign]
-    signer = GatewayStore(client)._signer
+    signer = GatewayStore(client)._objects.signer
     outcomes: dict[str, Any] = {}
 
     def want(name: str) -> None:
