@@ -61,15 +61,24 @@ function Bar({ model, commands, trans }: IProps): JSX.Element {
         <Sign tag="span" className="dm-Icon" />
         <span className="dm-State-text">{state.short}</span>
       </button>
-      {left !== null && (
-        <span className="dm-Ends">
-          <SIGNS.bad.react tag="span" className="dm-Icon" />
-          {trans._n('Session ends in %1 minute', 'Session ends in %1 minutes', left)}
-        </span>
-      )}
+      {left !== null && <Ends minutes={left} trans={trans} />}
       <span className="dm-Hidden" role="status" aria-live="polite">
         {state.short}
       </span>
     </>
+  );
+}
+
+/** How long the session still lasts; fewer words where the window is narrow. */
+function Ends({ minutes, trans }: { minutes: number; trans: TranslationBundle }): JSX.Element {
+  const text = trans._n('Session ends in %1 minute', 'Session ends in %1 minutes', minutes);
+  return (
+    <span className="dm-Ends" title={text}>
+      <SIGNS.bad.react tag="span" className="dm-Icon" />
+      <span className="dm-Ends-long">{text}</span>
+      <span className="dm-Ends-short" aria-hidden="true">
+        {trans.__('%1 min', minutes)}
+      </span>
+    </span>
   );
 }
