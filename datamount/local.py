@@ -7,21 +7,15 @@ missing is said here and in status.json.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import secrets
 import signal
-import socket
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 import webbrowser
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -30,13 +24,14 @@ from typing import NoReturn
 from datamount import names, progress
 from datamount.course import Course, NoManifest, normalise_url, open_course, split_ref
 from datamount.credentials import FileCredentials
-from datamount.errors import Conflict, DatamountError, ManifestError, Unavailable
+from datamount.errors import DatamountError, ManifestError, Unavailable
 from datamount.fetch import fetch, remote_access
 from datamount.fetch.environment import read_environment
 from datamount.objectstore import ObjectStore, open_store
 from datamount.session.children import Child
 from datamount.session.homecoming import bring_home
 from datamount.session.launch import bare_course, bug, git, link_data, report_fault
+from datamount.session.machine import answers, find_port, only_session
 from datamount.session.places import Places, base, places
 from datamount.snapshots import Workspace
 from datamount.status import DatasetStatus, read_status, write_atomic
@@ -47,7 +42,6 @@ JUPYTER_START = 60.0
 SIDECAR_START = 20.0
 FLUSH = 120.0
 """Seconds that the last save may take."""
-FIRST_PORT, PORTS = 8888, 50
 OWN_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 """What AWS SDKs look at before the endpoint of ours."""
 RESTART_DELAYS = (0.5, 1.0, 2.0, 5.0, 15.0)
@@ -108,7 +102,10 @@ class LocalSession:
     def run(self) -> int:
         """All of it; see `up`."""
         self.say(f"course   {self.course.name} in {self.course.folder}")
-        store = open_store(self.store, self.options.endpoint_url)  # says now what is wrong with its URL
+        # What is wrong with the store's URL and the port is said now, not after the data has come.
+        store = open_store(self.store, self.options.endpoint_url)
+        if self.options.port is not None:
+            find_port(self.options.port)
         self._catch_signals()
         self.state.mkdir(parents=True, exist_ok=True)
         self._keep_lock()
@@ -118,6 +115,7 @@ class LocalSession:
         link_data(self.course.folder, self.at.data)
         self._wait_for_data(waited)
         if self.stopping.is_set():
+            self.say("stopped before Jupyter was opened; what has arrived of the data stays.")
             return 130
         sidecar = self._sidecar()
         jupyter, url = self._jupyter()
@@ -327,12 +325,16 @@ class LocalSession:
                 restarts += 1
 
     def _stop(self, sidecar: Child, jupyter: Child) -> int:
-        self.say("saving what is unsaved …")
+        asked = self._signals  # two at once, of an impatient hand, are one
+        self.say("saving what is unsaved … (Ctrl-C leaves without)")
         if not sidecar.running and jupyter.exit_code is None:
             sidecar.start()
             time.sleep(1.0)
         sidecar.terminate()
-        code = sidecar.wait(FLUSH) if self._signals < 2 else sidecar.wait(1.0)
+        until = time.monotonic() + FLUSH
+        while sidecar.running and self._signals == asked and time.monotonic() < until:
+            sidecar.wait(0.2)
+        code = sidecar.exit_code
         jupyter.terminate()
         saved = code == 0
         if saved:
@@ -381,57 +383,11 @@ def open_leniently(source: str) -> tuple[Course, DatamountError | None]:
     return bare_course(folder, git(folder, "config", "--get", "remote.origin.url")), fault
 
 
-@contextmanager
-def only_session(run: Path) -> Iterator[None]:
-    """Hold the run folder; Conflict when another session has it. The lock ends with the process, however it ends."""
-    handle = os.open(run / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            raise Conflict(
-                "this course is open already in another `datamount up`.",
-                hint="Use that one, or stop it first (Ctrl-C where it runs).",
-                who="you",
-            ) from error
-        yield
-    finally:
-        os.close(handle)
-
-
-def find_port(wanted: int | None) -> int:
-    """The wanted port, or the first free one from 8888 on. Conflict when it is taken."""
-    for port in [wanted] if wanted is not None else range(FIRST_PORT, FIRST_PORT + PORTS):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            found: int = probe.getsockname()[1]
-            return found
-    raise Conflict(
-        f"port {wanted or FIRST_PORT} of this machine is taken.", hint="Choose another with --port.", who="you"
-    )
-
-
 def leave(code: int) -> NoReturn:
     """End at once: a fetch may be killed at any instant, and waiting for its network calls could take minutes."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def answers(url: str) -> bool:
-    """Whether a GET there is answered with success. Never goes through a proxy: it is this machine."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=5) as reply:
-            return bool(reply.status == 200)
-    except (OSError, ValueError, urllib.error.URLError):
-        return False
 
 
 def _digest(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -263,3 +264,26 @@ def test_one_course_is_opened_once(course: Path, up: Callable[..., Up]) -> None:
     assert "open already" in second.stderr
     assert jupyter.http.get("/api/status").status_code == 200
     assert first.text() == text
+
+
+def test_a_taken_port_is_said_before_anything_is_fetched(course: Path, up: Callable[..., Up], tmp_path: Path) -> None:
+    """With --port of a port that is taken, `up` ends at once, says so, and has fetched and restored nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        session = up(course, "--port", str(taken.getsockname()[1]))
+        assert session.process.wait(60) == 5
+    assert "Choose another with --port" in session.text()
+    assert "data " not in session.text()
+    assert not (course / "data").exists()
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_last_save(course: Path, up: Callable[..., Up]) -> None:
+    """A last save that hangs keeps nobody: a second Ctrl-C ends the session, and says where the changes are."""
+    session = up(course)
+    session.open()
+    (course / "answer.txt").write_text("42\n")
+    os.kill(session.pid_of("sidecar --settings"), signal.SIGSTOP)
+    session.process.send_signal(signal.SIGINT)
+    wait_for(lambda: "saving what is unsaved" in session.text())
+    assert session.stop() == 5
+    assert f"were not saved; they are in {course}" in session.text()
+    assert session.processes() == {}
