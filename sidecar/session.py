@@ -58,7 +58,7 @@ class Session:
         self._workspace: Workspace | None = None
         self._opening = threading.Lock()
         self._worker = ThreadPoolExecutor(1, "save", initializer=lower_priority)
-        self._state = State(settings, self._scan(), read_showing(settings.state))
+        self._state = State(settings, self._scan(), read_showing(settings.folder))
         self._final: Future[bool] | None = None
         self.closing = threading.Event()
         self._autosave = Autosave(
@@ -248,9 +248,9 @@ class Session:
 
     def _set_showing(self, showing: Showing | None) -> None:
         if showing:
-            keep_showing(self.settings.state, showing)
+            keep_showing(self.settings.folder, showing)
         else:
-            forget_showing(self.settings.state)
+            forget_showing(self.settings.folder)
         self._state.show(showing)
 
     # --- Saving and restoring, in the worker ----------------------------------------------------------------------

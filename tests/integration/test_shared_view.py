@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,8 +62,9 @@ def test_a_key_is_looked_at_before_it_is_taken(site: GatewaySite, tmp_path: Path
 
 
 def test_a_share_is_shown_read_only_and_given_back(site: GatewaySite, tmp_path: Path) -> None:
-    """A link shows its version in place of one's own files; meanwhile nothing is saved or restored, also by a sidecar
-    that is started again; at the end one's own files are back as they were, and what was changed is in the history."""
+    """A link shows its version in place of one's own files; meanwhile nothing is saved or restored, also by the sidecar
+    of a later session on the same home; at the end one's own files are back as they were, and what was changed is in
+    the history."""
     shared = begin(tmp_path / "one", report="hours of work", figures="new")
     (shared / "sub").mkdir()
     (shared / "sub/deep.txt").write_text("deep")
@@ -93,16 +95,38 @@ def test_a_share_is_shown_read_only_and_given_back(site: GatewaySite, tmp_path: 
             refused = api.post(path, json=body)
             assert refused.status_code == 409
             assert refused.json()["title"] == "Read-only share"
+    keys = (tmp_path / "two/state/work-key.json").read_bytes()
+    shutil.rmtree(tmp_path / "two/state")
+    (tmp_path / "two/state").mkdir()
+    (tmp_path / "two/state/work-key.json").write_bytes(keys)
     with sidecar(tmp_path / "two", site, "org-course-x2") as api:
         assert api.get("/status").json()["save"]["state"] == "read-only"
         (work / "figures.txt").write_text("tried something")
         ended = api.post("/shared/end", json={}).json()
         assert (ended["restored"], ended["removed"]) == (["report.txt"], ["figures.txt", "sub/deep.txt"])
         assert read(work) == own
-        assert not (work / "sub").exists()
+        assert sorted(path.name for path in work.iterdir()) == ["mine.txt", "report.txt"]
         assert api.get("/status").json()["save"]["state"] == "saved"
         kept = next(v for v in api.get("/snapshots").json() if "with changes made here" in v["message"])
         assert api.get(f"/snapshots/{kept['id']}/files/figures.txt").text == "tried something"
+
+
+def test_a_share_is_not_shown_through_a_link_of_the_student(site: GatewaySite, tmp_path: Path) -> None:
+    """Where the mark that a share is shown would go elsewhere, nothing is written there, and nothing is shown."""
+    begin(tmp_path / "one", report="hours of work")
+    with sidecar(tmp_path / "one", site, "org-course-x1") as api:
+        saved(api)
+        secret = api.post("/shares", json={}).json()["secret"]
+    work = begin(tmp_path / "two", report="my own")
+    (tmp_path / "elsewhere").mkdir()
+    (work / ".datamount").symlink_to(tmp_path / "elsewhere")
+    with sidecar(tmp_path / "two", site, "org-course-x2") as api:
+        refused = api.post("/shared", json={"secret": secret})
+        assert refused.status_code == 503
+        assert "folder beside" in refused.json()["hint"]
+        assert api.get("/status").json()["save"]["state"] != "read-only"
+    assert read(work) == {"report.txt": "my own"}
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_a_share_becomes_ones_own_or_comes_beside(site: GatewaySite, tmp_path: Path) -> None:
