@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from tests import servers
 from tests.browser.environments import Pod, environment
 from tests.browser.session import Student, notebook
-from tests.gateway import GatewaySite, running_gateway
+from tests.gateway import COURSE, GatewaySite, running_gateway
 from tests.integration.test_gateway_sidecar import sidecar
 
 pytestmark = pytest.mark.slow
@@ -65,9 +65,18 @@ def test_resume_in_another_browser(
         assert violations(other, ".jp-Dialog") == []
         other.dialog().get_by_role("button", name="Not now").click()
         assert "# mine" not in (two.work / "lesson.ipynb").read_text()
-        other.history_panel()
-        other.page.get_by_label("Key or link of earlier work").fill(f"https://hub.example.edu/lab#datamount={key}")
-        other.page.get_by_role("button", name="Show what it holds").click()
+        # The browser that saved asks by itself: here it is told what that one remembers.
+        other.page.evaluate(f"localStorage.setItem('datamount:work-key:{COURSE}', '{key}')")
+        other.open("lab/tree/lesson.ipynb")
+        other.page.get_by_text("This browser remembers earlier work").wait_for()
+        other.shot("remembered")
+        other.page.get_by_role("button", name="Show what it holds").first.click()
+        other.dialog().get_by_role("button", name="Not now").click()
+        panel = other.history_panel()
+        field = panel.get_by_label("This browser has a key of earlier work")
+        assert field.input_value() == key
+        field.fill(f"https://hub.example.edu/lab#datamount={key}")
+        panel.get_by_role("button", name="Show what it holds").click()
         other.dialog().get_by_role("button", name="Bring it here").click()
         expect(other.page.locator(".jp-Notebook .cm-content").first).to_contain_text("# mine")
         expect(other.dialog()).to_have_count(0)
