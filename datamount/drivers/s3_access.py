@@ -34,6 +34,7 @@ from datamount.drivers.s3_answers import (
     Object,
     StoreError,
     code_of,
+    silence,
     status_of,
 )
 from datamount.drivers.s3_plain import PlainReads
@@ -144,7 +145,7 @@ class S3Access:
                 return self._plain.head(key, version_id)
             meta = obstore.get(self.store(), key, options=options).meta  # type: ignore[arg-type]
         except Lost as error:
-            raise self.answers.explain(StoreError("", 0), f"s3://{self.bucket}/{key}") from error
+            raise self.answers.explain(silence(error), f"s3://{self.bucket}/{key}") from error
         except (obstore.exceptions.BaseError, StoreError, OSError, ValueError) as error:
             if status_of(error) == 400 or (isinstance(error, StoreError) and error.status == 400):
                 next(self.read(key, version_id=version_id, stop=1), None)  # an answer to HEAD has no words
@@ -331,7 +332,7 @@ class S3Access:
             region = error.headers.get("x-amz-bucket-region")
             raise StoreError(code_of(body), error.code, region, float(after) if after.isdigit() else None) from error
         except (OSError, ValueError, ET.ParseError, http.client.HTTPException) as error:
-            raise StoreError("", 0) from error
+            raise silence(error) from error
 
 
 def _without_namespace(body: bytes) -> ET.Element:

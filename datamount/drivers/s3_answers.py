@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from dataclasses import dataclass
 
 import obstore
@@ -13,6 +14,7 @@ CONNECT_SECONDS = 10
 READ_SECONDS = 30
 """Longest silence of a server, not the longest transfer."""
 CUSTOMER_KEY = "SSE-C"
+UNTRUSTED = "untrusted certificate"
 _MISSING = {"NoSuchBucket", "NoSuchKey", "NoSuchVersion", "NotFound"}
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
@@ -73,6 +75,12 @@ class Answers:
                 hint="No such key is ever given to datamount: store the data with SSE-S3 or SSE-KMS instead.",
                 who="the data's owner",
             )
+        if code == UNTRUSTED or (not status and "certificate" in text.lower()):
+            return Unavailable(
+                f"{tried} failed: the server's certificate is not trusted here.",
+                hint="Set SSL_CERT_FILE to a file with the certificate of the authority that signed it.",
+                who="you",
+            )
         if code in _MISSING or status == 404 or isinstance(error, FileNotFoundError):
             return NotFound(
                 f"{tried} failed: there is no such {_noun(code)} ({code or 404}).",
@@ -114,6 +122,17 @@ class Answers:
             hint=hint,
             who="the course's author" if who and not self.credential_name else "the hub's operator",
         )
+
+
+def silence(error: BaseException) -> StoreError:
+    """What stands for an answer that never came: nothing, or a certificate that was not accepted."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return StoreError(UNTRUSTED, 0)
+        reason = getattr(cause, "reason", None)
+        cause = reason if isinstance(reason, ssl.SSLError) else cause.__cause__
+    return StoreError("", 0)
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:

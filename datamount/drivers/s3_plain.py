@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from datamount.connections import Answer, Connections, Lost
 from datamount.drivers.base import Buffer
-from datamount.drivers.s3_answers import CONNECT_SECONDS, READ_SECONDS, Answers, Object, StoreError, code_of
+from datamount.drivers.s3_answers import CONNECT_SECONDS, READ_SECONDS, Answers, Object, StoreError, code_of, silence
 
 Request = Callable[[str, str | None], tuple[str, dict[str, str]]]
 """URL and signed headers of a GET of a key at a VersionId."""
@@ -53,7 +53,7 @@ class PlainReads:
                     raise StoreError("NoRanges", 0)
                 yield from answer.chunks()
         except (StoreError, Lost) as error:
-            raise self._answers.explain(StoreError("", 0) if isinstance(error, Lost) else error, shown) from error
+            raise self._answers.explain(silence(error) if isinstance(error, Lost) else error, shown) from error
 
     def _get(self, key: str, version_id: str | None, headers: dict[str, str]) -> Answer:
         url, signed = self._request(key, version_id)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -141,3 +145,31 @@ def test_the_bucket_in_the_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
         found = delivered(f"s3://{bucket}/p/", endpoint_url="http://s3.test", addressing="virtual")
         assert found == {"a b": b"1", "sub/c": b"2"}
         assert delivered(f"s3://{bucket}/p/a b", endpoint_url="http://s3.test", addressing="virtual") == {"a b": b"1"}
+
+
+@pytest.fixture(scope="module")
+def tls() -> Iterator[servers.TLSS3Server]:
+    with servers.TLSS3Server() as server:
+        yield server
+
+
+def test_tls(tls: servers.TLSS3Server, tmp_path: Path, as_where: str) -> None:
+    """https:// works with the authority in SSL_CERT_FILE; without, it ends at once and says what to set."""
+    bucket = tls.make_bucket()
+    tls.put(bucket, {"p/a": b"1", "p/b": b"2" * 300_000})
+    for key in ("p/", "p/a"):
+        source = {"url": f"s3://{bucket}/{key}", "endpoint_url": tls.https_url}
+        (tmp_path / "datamount.yaml").write_text(json.dumps({"version": 1, "datasets": {"codes": {"s3": source}}}))
+        command = [sys.executable, "-m", "datamount", "fetch", tmp_path, "--json"]
+        command += ["--data", tmp_path / key, "--run", tmp_path / "run"]
+        environment = os.environ | tls.env() | {"AWS_ENDPOINT_URL": tls.https_url}
+        environment.pop("SSL_CERT_FILE", None)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 5
+        error = json.loads(done.stdout)["datasets"]["codes"]["error"]
+        assert "certificate is not trusted" in error["detail"]
+        assert "SSL_CERT_FILE" in error["hint"]
+        trusting = environment | {"SSL_CERT_FILE": str(tls.authority)}
+        done = subprocess.run(command, env=trusting, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stdout
+        assert (tmp_path / key / "codes/a").read_bytes() == b"1"

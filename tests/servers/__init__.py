@@ -9,6 +9,7 @@ and dies with the process that started it, even when that one is killed with SIG
 port and data, so that a test can take a server away. The classes need nothing of pytest; `require` does.
 """
 
+from tests.servers.azure import AzureServer
 from tests.servers.base import Server, answers, require, running
 from tests.servers.mariadb import MariaDBServer
 from tests.servers.mysql import mariadb_or_mysql
@@ -16,10 +17,12 @@ from tests.servers.pachyderm import PachydermServer, RunningPachd
 from tests.servers.process import Missing, Process, ServerFailed, dying_with_us, free_port, program
 from tests.servers.quilt import push_package
 from tests.servers.s3 import Identity, S3Server
+from tests.servers.s3_tls import TLSS3Server
 from tests.servers.versity import VersityServer
 from tests.servers.web import HTTPServer
 
 __all__ = [
+    "AzureServer",
     "HTTPServer",
     "Identity",
     "MariaDBServer",
@@ -30,6 +33,7 @@ __all__ = [
     "S3Server",
     "Server",
     "ServerFailed",
+    "TLSS3Server",
     "VersityServer",
     "answers",
     "dying_with_us",
