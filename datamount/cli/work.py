@@ -17,10 +17,10 @@ from datamount.errors import UsageError
 if TYPE_CHECKING:
     from datamount.snapshots import RestoreReport, VersionInfo, Workspace
 
-Store = Annotated[str, typer.Option(help="Where work is kept: file:///folder or s3://bucket/prefix.")]
+Store = Annotated[str, typer.Option(help="Where work is kept: file:///folder, s3://bucket/prefix, az://container.")]
 Owner = Annotated[str, typer.Option(help="Whose work it is.")]
 Course = Annotated[str, typer.Option(help="The course's name in the store.")]
-Endpoint = Annotated[str | None, typer.Option(help="The S3 server, where it is not AWS.")]
+Endpoint = Annotated[str | None, typer.Option(help="The server, where it is not AWS (or Azure).")]
 Json = Annotated[bool, typer.Option("--json", help="Print what a program reads.")]
 WHERE = "--store file:///srv/work --owner ann --course stat-101"
 

@@ -17,22 +17,29 @@ __all__ = ["Body", "Limited", "ObjectInfo", "ObjectStore", "Room", "check_key", 
 
 
 def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
-    """The store at `file:///folder` or `s3://bucket/prefix`.
+    """The store at `file:///folder`, `s3://bucket/prefix` or `az://container/prefix`.
 
-    S3 takes region and credentials from the usual AWS variables, and its address from `endpoint_url`, else
-    AWS_ENDPOINT_URL_S3, else AWS_ENDPOINT_URL. No request is made here. UsageError for any other URL.
+    Credentials come from the variables that the provider's own tools read. The address of an S3 server comes from
+    `endpoint_url`, else AWS_ENDPOINT_URL_S3, else AWS_ENDPOINT_URL. No request is made here. UsageError for any other
+    URL.
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
         from datamount.objectstore.folder import FolderStore
 
         return FolderStore(Path(unquote(parts.path)))
-    if parts.scheme == "s3" and parts.netloc and "@" not in parts.netloc and not parts.query:
-        from datamount.objectstore.s3 import S3Store
+    if parts.netloc and "@" not in parts.netloc and not parts.query:
+        bucket, prefix = parts.netloc, unquote(parts.path).strip("/")
+        if parts.scheme == "s3":
+            from datamount.objectstore.s3 import S3Store
 
-        return S3Store(parts.netloc, unquote(parts.path).strip("/"), endpoint_url=endpoint_url)
+            return S3Store(bucket, prefix, endpoint_url=endpoint_url)
+        if parts.scheme == "az":
+            from datamount.objectstore.azure import AzureStore
+
+            return AzureStore(bucket, prefix, endpoint_url=endpoint_url)
     raise UsageError(
         "The store's URL is not one that datamount knows.",
-        hint="Write file:///path/of/a/folder or s3://bucket/prefix, without credentials in it.",
+        hint="Write file:///path/of/a/folder, s3://bucket/prefix or az://container/prefix, without credentials in it.",
         who="you",
     )

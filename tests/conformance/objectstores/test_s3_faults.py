@@ -133,7 +133,7 @@ def test_a_restore_outlives_one_fault(s3: S3Server, bucket: str, tmp_path: Path,
 
 def test_a_store_that_is_gone_is_said_so(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A conditional create against a server that never answers ends in Unavailable, after a few tries."""
-    monkeypatch.setattr("datamount.objectstore.s3._BACKOFF", 0.01)
+    monkeypatch.setattr("datamount.objectstore.remote._BACKOFF", 0.01)
     with S3Proxy(s3.endpoint_url, lambda *_: "drop request") as proxy:
         store = opened(proxy, bucket)
         with pytest.raises(Unavailable):

@@ -1,4 +1,4 @@
-"""What every object store must do, over a folder, two real S3 servers, and the gateway of a controller to one.
+"""What every object store must do, over a folder, two real S3 servers, Azure, and the gateway of a controller to one.
 
 A new store joins by a fixture in `STORES` that yields an empty one.
 """
@@ -17,15 +17,22 @@ import pytest
 from datamount.errors import Conflict, NotFound, UsageError
 from datamount.objectstore import ObjectStore, open_store
 from tests import gateway
-from tests.servers import VersityServer, running
+from tests.servers import AzureServer, VersityServer, running
 
-STORES = ["folder", "s3", "gateway", pytest.param("versity", marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+SLOW = [pytest.mark.slow, pytest.mark.timeout(900)]
+STORES = ["folder", "s3", "gateway", pytest.param("versity", marks=SLOW), pytest.param("azure", marks=SLOW)]
 
 
 @pytest.fixture(scope="session")
 def versity() -> Iterator[VersityServer]:
     """A running S3 server of another make."""
     yield from running(VersityServer())
+
+
+@pytest.fixture(scope="session")
+def azure() -> Iterator[AzureServer]:
+    """A running Azure Blob Storage, as its maker emulates it."""
+    yield from running(AzureServer())
 
 
 @pytest.fixture(params=STORES)
@@ -38,6 +45,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         with gateway.running_gateway(tmp_path, s3, monkeypatch, append_only=False) as site:
             workspace = site.workspace(site.client())
             yield gateway.Below(workspace.store, f"{workspace.prefix}blobs/")
+        return
+    if request.param == "azure":
+        azure = request.getfixturevalue("azure")
+        for name, value in azure.env().items():
+            monkeypatch.setenv(name, value)
+        yield open_store(f"az://{azure.make_bucket()}/some/prefix", azure.endpoint_url)
         return
     s3 = request.getfixturevalue(request.param)
     admin = s3.identities["admin"]
