@@ -68,7 +68,7 @@ def up(options: Options, say: Callable[[str], None]) -> int:
     0 when all work was saved, 5 when the last save failed. Raises UsageError for a source that is no course,
     Conflict when the course is open already, Unavailable when Jupyter does not start.
     """
-    course, fault = open_leniently(options.source)
+    course, fault = open_leniently(options.source, say)
     at = places(course)
     at.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     session = LocalSession(options, course, fault, at, say)
@@ -363,7 +363,7 @@ class Spoken(progress.Silent):
         self._say(f"data     {progress.line(name, status)}")
 
 
-def open_leniently(source: str) -> tuple[Course, DatamountError | None]:
+def open_leniently(source: str, say: Callable[[str], None]) -> tuple[Course, DatamountError | None]:
     """The course, and what is wrong with its manifest; a folder without a usable manifest still opens.
 
     A URL is cloned into a folder of the repo's name below the current one, or found there from an earlier time.
@@ -373,6 +373,8 @@ def open_leniently(source: str) -> tuple[Course, DatamountError | None]:
         into = Path.cwd() / normalise_url(split_ref(source)[0]).rpartition("/")[2]
         if (into / ".git").exists():
             source = str(into)
+        else:
+            say(f"cloning  the course into {into}")
     folder = into or Path(source).expanduser()
     try:
         return open_course(source, into), None
