@@ -79,7 +79,7 @@ def test_python_notebook_reads_all_five(opened: Opened) -> None:
         ("codes", "2"),
         ("glossary", "1"),
         ("images", "48"),
-        ("labels", "2"),
+        ("labels", "3"),  # with the package's metadata, .quilt.json
         ("mimic2", "1"),
     ]
 
