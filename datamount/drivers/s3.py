@@ -17,13 +17,14 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from datamount.credentials import Credential
 from datamount.drivers.base import Buffer, Connection, Driver, Item, Pin, safe_path
 from datamount.drivers.s3_access import S3Access
 from datamount.drivers.s3_answers import Object
-from datamount.errors import NotFound, VerificationFailed
+from datamount.errors import DatamountError, NotFound, VerificationFailed
 from datamount.manifest import S3, Dataset
 from datamount.names import variable
 
@@ -81,7 +82,12 @@ class S3Driver(Driver[S3]):
         return {"bucket": self.bucket, "prefix": self.key, "versioned": versioned}
 
     def _resolve_object(self, pin: Pin | None) -> Pin:
-        found = self.access.head(self.key, (pin or {}).get("version_id") or self.source.version_id)
+        try:
+            found = self.access.head(self.key, (pin or {}).get("version_id") or self.source.version_id)
+        except NotFound as error:
+            if pin is None:
+                self._tell_folder(error)
+            raise
         if pin is not None and pin.get("etag") not in (None, found.etag):
             raise VerificationFailed(
                 f'dataset "{self.name}": {self.source.url} has changed since it was locked.',
@@ -95,6 +101,12 @@ class S3Driver(Driver[S3]):
             "etag": found.etag,
             "version_id": found.version_id,
         }
+
+    def _tell_folder(self, error: NotFound) -> None:
+        """Say in the error that there are objects below the key, where there are and they may be listed."""
+        with suppress(DatamountError):
+            if next(self.access.list(f"{self.key}/", limit=1), None) is not None:
+                error.hint = f'There are objects below it; for those, write "{self.source.url}/".'
 
     def plan(self, pin: Pin) -> Iterable[Item]:
         """The objects, sorted by nothing; none where the manifest leaves them remote (`access: remote`)."""

@@ -156,3 +156,12 @@ def test_the_operators_endpoint_wins(s3: servers.S3Server) -> None:
         "codes", "b", credential=Credential(endpoint_url=s3.endpoint_url), endpoint_url="http://elsewhere.example"
     )
     assert s3.endpoint_url == access.endpoint
+
+
+def test_a_folder_without_its_slash(s3: servers.S3Server) -> None:
+    """A key that is no object but has objects below it is not found, and the hint says how to ask for those."""
+    bucket = s3.make_bucket()
+    s3.put(bucket, {"table.parquet/part-0": b"1"})
+    with pytest.raises(NotFound) as caught:
+        s3_driver(f"s3://{bucket}/table.parquet").resolve()
+    assert f's3://{bucket}/table.parquet/"' in caught.value.hint
