@@ -119,7 +119,8 @@ def test_controller_takes_the_charts_settings(engine: engines.Engine, controller
 def test_images_hold_what_they_need(
     request: pytest.FixtureRequest, engine: engines.Engine, debian: str, target: str, user: str
 ) -> None:
-    """Each image runs as a user, has its own part's libraries and no installer, and stays small."""
+    """Each image runs as a user, has its own part's libraries and no installer, and stays small. The session image has
+    Jupyter's folder too, which notebooks mount where the cluster has image volumes."""
     image: str = request.getfixturevalue(target)
     has = {
         "session": ["obstore", "boto3", "quilt3", "python_pachyderm", "pyarrow.parquet", "fsspec", "sidecar.app"],
@@ -133,8 +134,13 @@ def test_images_hold_what_they_need(
         ],
     }
     lacks = {"session": ["kubernetes", "pip"], "controller": ["quilt3", "nbdime", "pyarrow", "pip"]}
+    files = {
+        "session": [f"{names.JUPYTER_DIR}/{file}" for file in ("jupyter_server_config.py", "labextensions/datamount")],
+        "controller": [],
+    }
     script = (
         "import importlib, importlib.util, os\n"
+        f"for path in {files[target]}: os.stat(path)\n"
         f"for name in {has[target]}: importlib.import_module(name)\n"
         f"print([name for name in {lacks[target]} if importlib.util.find_spec(name)], os.getuid())"
     )
