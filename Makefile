@@ -41,8 +41,9 @@ test-mysql: setup ## The MariaDB tests on Oracle's MySQL (Debian's, unpacked bel
 	TEST_MYSQL=$(or $(TEST_MYSQL),.cache/mysql) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(MYSQL_TESTS) $(ARGS)
 
 # MariaDB's own types, and a server without TLS, are none of MySQL's.
-MYSQL_TESTS := $(wildcard tests/integration/test_*mysql*.py) tests/conformance/drivers tests/integration/test_pod_controller.py \
-  -k "mysql and not uuid and not inet6 and not required_tls_fails or test_pod_controller"
+MYSQL_TESTS := $(wildcard tests/integration/test_*mysql*.py) tests/conformance/drivers \
+  tests/integration/test_pod_controller.py tests/integration/test_earlier_fetch.py \
+  -k "mysql and not uuid and not inet6 and not required_tls_fails or test_pod_controller or test_earlier"
 
 check: $(VENV)/.installed ## Style, types, import contracts, and what the unit tests cover
 	$(BIN)/ruff check .
