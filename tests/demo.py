@@ -90,7 +90,8 @@ def check(console: Console) -> int:
             if row.error:
                 console.print(f"\n[red]{row.what}[/]: {row.error}", highlight=False)
         for log in sorted(folder.glob("*.log")):
-            console.print(f"\n[bold]{log}[/]\n{log.read_text(errors='replace')[-3000:]}", markup=False, highlight=False)
+            console.print(f"\n{log}", style="bold", markup=False, highlight=False)
+            console.print(log.read_text(errors="replace")[-3000:], markup=False, highlight=False)
         console.print(f"The demo does not hold ({seconds}); logs and files are kept in {folder}")
         return 1
     shutil.rmtree(folder, ignore_errors=True)
