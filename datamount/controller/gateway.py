@@ -121,7 +121,7 @@ class Gateway:
         if not self.settings.anonymous:
             raise UsageError("this hub has users: work belongs to them and needs no key.", who="you")
         course = self.course(session)
-        key, digest = self._keys.make(course)
+        key, digest = self._keys.make(course, session.uid)
         self.audit.write("work-key", session, course=course, key=digest[:12])
         return key
 

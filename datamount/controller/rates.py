@@ -30,8 +30,15 @@ class Failures:
     Memory is bounded: of more than REMEMBERED names that fail at a time, those that failed longest ago are forgotten.
     """
 
-    def __init__(self, burst: int, seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._burst, self._seconds = burst, seconds
+    def __init__(
+        self,
+        burst: int,
+        seconds: float,
+        *,
+        told: str = "too many wrong tokens, keys or links came from here.",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._burst, self._seconds, self._told = burst, seconds, told
         self._clock = clock
         self._full_at: OrderedDict[str, float] = OrderedDict()
         """Name → when its whole burst is there again."""
@@ -43,7 +50,7 @@ class Failures:
             over = self._full_at.get(name, 0.0) - self._clock() - (self._burst - 1) * self._seconds
         if over > 0:
             raise TooMany(
-                "too many wrong tokens, keys or links came from here.",
+                self._told,
                 hint="Wait a little; what is right then works.",
                 who="you",
                 transient=True,

@@ -21,6 +21,9 @@ REMEMBERED = 8192
 FAILURES = 10
 """Wrong keys in a row from one pod."""
 FAILURE_SECONDS = 10.0
+MADE = 5
+"""Keys that one pod may make in a row: each opens a workspace with a quota of its own, and a session needs one."""
+MADE_SECONDS = 600.0
 
 
 class WorkKeys:
@@ -29,11 +32,14 @@ class WorkKeys:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self.failures = Failures(FAILURES, FAILURE_SECONDS)
+        self._made = Failures(MADE, MADE_SECONDS, told="this session has made several keys already.")
         self._known: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def make(self, course: str) -> tuple[str, str]:
-        """A new key and its digest. The key is nowhere else."""
+    def make(self, course: str, asker: str) -> tuple[str, str]:
+        """A new key and its digest. The key is nowhere else. TooMany where `asker` has made several."""
+        self._made.check(asker)
+        self._made.count(asker)
         key = new_work_key()
         digest = key_hash(key)
         created = datetime.now(UTC).isoformat(timespec="seconds")

@@ -109,6 +109,16 @@ def test_a_share_opens_in_any_session_of_its_course(anonymous: GatewaySite, work
     assert secret.get_secret_value() not in text
 
 
+def test_a_session_cannot_make_workspaces_without_end(anonymous: GatewaySite) -> None:
+    """Each work key has a quota of its own, so one pod gets a few and then waits; another pod does not."""
+    client = anonymous.client()
+    keys = {client.call("POST", "/v1/work-keys")["work_key"] for _ in range(work_keys.MADE)}
+    assert len(keys) == work_keys.MADE
+    with pytest.raises(TooMany, match="several keys"):
+        client.call("POST", "/v1/work-keys", tries=1)
+    assert anonymous.client().call("POST", "/v1/work-keys")["work_key"]
+
+
 def test_an_unconfirmed_repo_is_audited_once_a_pod(anonymous: GatewaySite) -> None:
     """A pod that says to be of a repo that its image does not confirm leaves one line, with both."""
     forged = anonymous.client(image="registry.example.edu/eve:1", repo=COURSE)
