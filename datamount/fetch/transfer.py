@@ -31,7 +31,7 @@ from datamount.names import DATA_STATE_DIR
 
 SMALL = 64 * 1024
 """Bytes up to which a body is not counted against the memory: so many small ones at once take little."""
-CHUNK = 512 * 1024
+CHUNK = 1024 * 1024
 """Bytes that a driver may hold of a body that it streams."""
 LARGE = 8 * 1024 * 1024
 """Bytes over which an object is resumed rather than fetched again."""
