@@ -22,8 +22,8 @@ DEFAULT_EXCLUDES: dict[str, tuple[str, ...]] = {
         "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".ssh/", ".gnupg/", ".password-store/", ".pki/",
         "**/.local/share/keyrings/", "**/.config/sops/",
         "*.env", ".env.*", "!.env.example", "!.env.template", "!.env.sample", ".envrc",
-        ".secrets", ".secrets.*", "*.secret", "secrets.toml", "secrets.json", "secrets.yml", "secrets.yaml",
-        "secrets.ini", ".htpasswd", ".password", "password.txt", "passwords.txt",
+        ".secrets", ".secrets/", ".secrets.*", "*.secret", "secrets.toml", "secrets.json", "secrets.yml",
+        "secrets.yaml", "secrets.ini", ".htpasswd", ".password", "password.txt", "passwords.txt",
         "token", ".token", "token.txt", "token.json", "*.token", "*_token", "*_token.txt",
         "api_key", "api_key.txt", "api_keys.txt", "apikey.txt", "*.apikey",
         "credentials", "credentials.json", "credentials.yml", "credentials.yaml", "credentials.ini",
@@ -60,7 +60,8 @@ DEFAULT_EXCLUDES: dict[str, tuple[str, ...]] = {
     "a lock of a running program": ("**/.git/**/*.lock", ".~lock.*#", ".nfs*"),
     "datamount's own": (".datamount/", ".datamount-*"),
 }  # fmt: skip
-"""Patterns as in .gitignore, by the reason that the student reads. `.datamount-*` is what a killed restore left."""
+"""Patterns as in .gitignore (but see `_Rule`), by the reason that the student reads. `.datamount-*` is what a killed
+restore left."""
 
 
 class Excludes:
@@ -79,7 +80,7 @@ class Excludes:
             return "excluded by the course" if own else None
         if not _maybe(path):
             return None
-        return next((why for why, spec in _DEFAULTS.items() if spec.match_file(name)), None)
+        return next((why for why, rule in _DEFAULTS.items() if rule.covers(path, folder=folder)), None)
 
     def brings_back(self, path: str) -> bool:
         """Whether the caller's patterns ask for the file `path`, whatever it may hold."""
@@ -119,10 +120,26 @@ def holds_login(content: bytes) -> bool:
 
 def secret_by_name(path: str) -> bool:
     """Whether the defaults would leave the file `path` out as a secret."""
-    return _maybe(path) and bool(_DEFAULTS[SECRET].match_file(path))
+    return _maybe(path) and _DEFAULTS[SECRET].covers(path, folder=False)
 
 
-_DEFAULTS = {why: pathspec.GitIgnoreSpec.from_lines(lines) for why, lines in DEFAULT_EXCLUDES.items()}
+class _Rule:
+    """Patterns of one reason. Only one that ends in `/` is of folders: `token` is a file, not the work in a folder of
+    that name, as git would have it."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self._folders = pathspec.GitIgnoreSpec.from_lines(line for line in lines if line.endswith("/"))
+        self._names = pathspec.GitIgnoreSpec.from_lines(line for line in lines if "/" not in line)
+        self._paths = pathspec.GitIgnoreSpec.from_lines(line for line in lines if "/" in line.rstrip("/"))
+
+    def covers(self, path: str, *, folder: bool) -> bool:
+        if folder:
+            return self._folders.match_file(f"{path}/")
+        within = self._folders.match_file(path) or self._paths.match_file(path)
+        return within or self._names.match_file(path.rpartition("/")[2])
+
+
+_DEFAULTS = {why: _Rule(lines) for why, lines in DEFAULT_EXCLUDES.items()}
 _LAST_PARTS = {
     line.removeprefix("!").rstrip("/").rpartition("/")[2] for lines in DEFAULT_EXCLUDES.values() for line in lines
 }

@@ -40,6 +40,7 @@ LOCKS = [".git/index.lock", ".git/refs/heads/main.lock", "sub/.git/config.lock"]
 WORK = [
     *(".env.example", "tokens.csv", "tokenizer.json", ".git/config", "poetry.lock", ".hidden", "environment.yml"),
     *("a/plain", "kernel-density.json", "kernels.ipynb", "keys.csv", "credentials.ipynb", "id_cards.csv", "config"),
+    *("nlp/token/lesson.ipynb", "credentials_/x", "web/credentials/report.ipynb", "x.env/a.py", "pem.pem_/a"),
     *("environment.csv", ".Rprofile", ".Rhistory", ".RData", "secrets.ipynb", "logs/run.log", "pip.conf"),
 ]
 
