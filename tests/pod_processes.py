@@ -38,7 +38,7 @@ POD = {
 }
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
     """What `what` returns, once that is true."""
     until = time.monotonic() + seconds
     while not (found := what()):

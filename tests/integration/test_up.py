@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 
 from tests import servers
 from tests.jupyter_client import Jupyter
+from tests.pod_processes import wait_for
 
 MANIFEST = """\
 version: 1
@@ -24,15 +24,6 @@ datasets:
   glossary: {{url: "file://{source}/glossary.csv"}}
   broken: {{url: "file://{source}/none.csv"}}
 """
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 40) -> Any:
-    """What `what` returns, once that is true."""
-    until = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < until, f"not within {seconds} s"
-        time.sleep(0.1)
-    return found
 
 
 class Up:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -15,6 +12,7 @@ from tests.gateway import COURSE_IMAGE
 from tests.pod.hub import OURS, Hub
 from tests.pod.jupyterhub import Browser, JupyterHub
 from tests.pod.kubelet import Kubelet
+from tests.pod_processes import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman"), pytest.mark.timeout(600)]
 
@@ -62,7 +60,9 @@ def messages(s3: servers.S3Server, bucket: str) -> str:
 def start(browser: Browser, kubelet: Kubelet) -> None:
     """Start My Server, and open it: the hub's and the server's sign-in follow each other."""
     assert browser.hub("POST", f"users/{browser.user}/server").status_code in (201, 202)
-    until(lambda: kubelet.failures or browser.hub("GET", f"users/{browser.user}").json()["servers"][""]["ready"])
+    wait_for(
+        lambda: kubelet.failures or browser.hub("GET", f"users/{browser.user}").json()["servers"][""]["ready"], 180
+    )
     assert kubelet.failures == []
     browser.jupyter("GET", "lab")
 
@@ -70,11 +70,6 @@ def start(browser: Browser, kubelet: Kubelet) -> None:
 def stop(browser: Browser, kubelet: Kubelet) -> None:
     """Stop My Server; returns when its pod is gone."""
     assert browser.hub("DELETE", f"users/{browser.user}/server").status_code in (202, 204)
-    until(lambda: not kubelet.objects["pods"] and not browser.hub("GET", f"users/{browser.user}").json()["servers"])
-
-
-def until(what: Callable[[], Any], seconds: float = 180) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.2)
+    wait_for(
+        lambda: not kubelet.objects["pods"] and not browser.hub("GET", f"users/{browser.user}").json()["servers"], 180
+    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
@@ -18,18 +16,10 @@ from datamount.kubespawner import make_hook
 from tests import servers
 from tests.pod.courses import SCHEMA
 from tests.pod.hub import OURS, Hub, Session
+from tests.pod_processes import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman"), pytest.mark.timeout(600)]
 READ_SMALL = "import os; print(open(os.path.join(os.environ['SMALL_PATH'], 'a.csv')).read().split())"
-
-
-def until(what: Callable[[], Any], seconds: float = 60) -> Any:
-    """What `what` returns, once that is true."""
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.1)
-    return found
 
 
 def answers(session: Session) -> bool:
@@ -48,7 +38,7 @@ def test_a_sidecar_of_an_older_cluster(hub: Hub) -> None:
         assert session.jupyter.run(READ_SMALL) == "['x', '1']\n"
         made = session.jupyter.http.post("/api/contents", json={"type": "notebook"}).json()
         assert made["name"] == "Of the image.ipynb", "the image's own configuration of Jupyter"
-        until(lambda: answers(session))
+        wait_for(lambda: answers(session))
         session.write("answer.txt", "42\n")
         assert session.save()["created"] is True
         session.pod.kill()
