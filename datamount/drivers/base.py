@@ -15,8 +15,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import IO, Any, ClassVar, Generic, Protocol, TypeVar
 
 from datamount.credentials import Credential
 from datamount.errors import UsageError
@@ -87,6 +88,22 @@ class Earlier(Protocol):
         ...
 
 
+class Shared(Protocol):
+    """Files by way of what this machine's sessions share; see `datamount.fetch.shared`."""
+
+    def one_at_a_time(self, item: Item) -> AbstractContextManager[None]:
+        """Be the only one on this machine that fetches this file; wait for another that does."""
+        ...
+
+    def open(self, item: Item) -> tuple[IO[bytes], str] | None:
+        """The file, read whole and compared with its SHA-256, and that; None where it is not there, or was damaged."""
+        ...
+
+    def keep(self, item: Item, file: IO[bytes], sha256: str) -> None:
+        """Keep a file that was fetched and verified. Never raises an OSError."""
+        ...
+
+
 class Driver(ABC, Generic[S]):
     """One dataset's source, opened with its credential. Closed by the engine when the dataset is done."""
 
@@ -116,6 +133,8 @@ class Driver(ABC, Generic[S]):
         """To be called while an answer takes long, as its parts arrive: the engine gives up what is silent."""
         self.earlier: Earlier | None = None
         """For `plan`, where the source itself cannot tell that nothing changed. Set by the engine before it asks."""
+        self.shared: Shared | None = None
+        """For a file that holds the objects, which the engine does not see. Set by it, where there is a node cache."""
 
     @abstractmethod
     def resolve(self, pin: Pin | None = None) -> Pin:

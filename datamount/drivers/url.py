@@ -20,7 +20,7 @@ from typing import IO
 from datamount.credentials import Credential
 from datamount.drivers.archives import Archive
 from datamount.drivers.base import Buffer, Digest, Driver, Item, Pin, safe_path
-from datamount.drivers.url_places import file_name, open_place, shown
+from datamount.drivers.url_places import Facts, file_name, open_place, shown
 from datamount.errors import VerificationFailed
 from datamount.manifest import URL, Dataset
 
@@ -40,6 +40,7 @@ class URLDriver(Driver[URL]):
         self._spool: IO[bytes] | None = None
         self._opened: Archive | None = None
         self._sha256 = ""
+        self._facts = Facts(None, "", ranges=True)
         self.place = open_place(name, source.url, credential)
 
     def resolve(self, pin: Pin | None = None) -> Pin:
@@ -54,15 +55,16 @@ class URLDriver(Driver[URL]):
                 hint="Run `datamount lock --upgrade` to take the new content.",
                 who="the course's author",
             )
+        self._facts = facts
         if pin is not None and self.source.unpack:
-            self._archive(facts.version)  # what the lock pins is in it
+            self._archive()  # what the lock pins is in it
         return {"size": facts.size, "version": facts.version}
 
     def plan(self, pin: Pin) -> Iterable[Item]:
         if self.source.unpack:
             if unchanged := self._unpacked(pin):
                 return unchanged
-            archive = self._archive(str(pin.get("version") or ""))
+            archive = self._archive()
             return [
                 Item(member.path, member.size, f"{self._sha256}:{member.path}", None, {"member": member.path})
                 for member in archive.members.values()
@@ -97,7 +99,7 @@ class URLDriver(Driver[URL]):
         return [Item(path, size, identity, None, {"member": path}) for path, (identity, size) in earlier[1].items()]
 
     def _member(self, path: str, start: int, stop: int | None) -> Iterator[Buffer]:
-        archive = self._archive("")
+        archive = self._archive()
         if path not in archive.members:
             raise VerificationFailed(
                 f'dataset "{self.name}": {path!r} is not in {self.shown} any more.',
@@ -106,20 +108,33 @@ class URLDriver(Driver[URL]):
             )
         return archive.read(path, start, stop)
 
-    def _archive(self, version: str) -> Archive:
-        """The archive, read whole into a file without a name; once. A download that broke goes on where it was."""
+    def _archive(self) -> Archive:
+        """The archive; once. From this machine's cache, or else its server, by a download that goes on where it was."""
         with self._lock:
             if self._opened is None:
-                self._download(version)
-                spool, self._spool = self._spool, None
-                assert spool is not None
                 unpack = self.source.unpack
                 assert unpack is not None
                 inner = (self._name[:-3] if self._name.lower().endswith(".gz") else "") or self.name
-                self._opened = Archive(spool, unpack, dataset=self.name, name=inner)
+                self._opened = Archive(self._brought(), unpack, dataset=self.name, name=inner)
             return self._opened
 
-    def _download(self, version: str) -> None:
+    def _brought(self) -> IO[bytes]:
+        """The archive's file, verified; `_sha256` is then its digest."""
+        digest = Digest("sha256", self.source.sha256) if self.source.sha256 else None
+        item = Item(self._name, self._facts.size, self._facts.version, digest, {"archive": True})
+        if self.shared is None or not (digest or item.identity):
+            return self._downloaded()
+        with self.shared.one_at_a_time(item):
+            found = self.shared.open(item)
+            if found is not None:
+                stream, self._sha256 = found
+                return stream
+            stream = self._downloaded()
+            self.shared.keep(item, stream, self._sha256)
+            return stream
+
+    def _downloaded(self) -> IO[bytes]:
+        version = self._facts.version
         spool = self._spool = self._spool or tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
         start = spool.seek(0, 2)
         if start and not (version and self.supports_ranges):
@@ -142,6 +157,8 @@ class URLDriver(Driver[URL]):
                 who="the course's author",
                 transient=True,  # once more: bytes may break on the way
             )
+        self._spool = None
+        return spool
 
     def _no_ranges(self) -> None:
         """Reading from the middle works still, by skipping; it is only not worth doing in parallel."""

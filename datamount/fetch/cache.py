@@ -30,10 +30,10 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from datamount.credentials import Credential
 from datamount.drivers.base import Digest, Item
@@ -190,6 +190,12 @@ class Cache:
             return []
 
 
+class Waiting(Protocol):
+    """Told that what is waited for goes on elsewhere; an Attempt is one."""
+
+    def beat(self, size: int, /) -> None: ...
+
+
 class Shelf:
     """The objects of one scope."""
 
@@ -202,7 +208,7 @@ class Shelf:
         return bool(item.digest or item.identity) and not item.identity.startswith("unknown:")
 
     @contextlib.contextmanager
-    def only_one(self, item: Item, attempt: Attempt, stop: threading.Event) -> Iterator[None]:
+    def only_one(self, item: Item, attempt: Waiting, stop: threading.Event) -> Iterator[None]:
         """Be the one process, and thread, that fetches this object; wait for another that does.
 
         The lock is the kernel's: it ends with its holder, however that ends. After `LOCKED_AT_MOST` it goes on
@@ -234,8 +240,7 @@ class Shelf:
         """The object placed from the cache; None where it is not there, or was damaged (and is removed then)."""
         if not self.keeps(item):
             return None
-        reference = self._ref(item)
-        found = _read_ref(reference)
+        found = _read_ref(self._ref(item))
         if found is None or (item.size is not None and found[1] != item.size):
             return None
         sha256, size = found
@@ -250,9 +255,7 @@ class Shelf:
                 # Its temporary file has the name that the item itself would have: a resume finds the same.
                 receipt = desk.fetch(wanted, attempt, StoredBody(stream.fileno()), as_item=item)
             except VerificationFailed:
-                _log.warning("the node cache had damaged bytes of %s; they are removed and fetched again", item.path)
-                self._remove(path)
-                reference.unlink(missing_ok=True)
+                self.discard(item, sha256)
                 return None
             except OSError as error:  # the cache's disk, not the session's
                 self._cache.broke(error)
@@ -261,27 +264,50 @@ class Shelf:
                 os.utime(stream.fileno())
             return receipt
 
+    def find(self, item: Item) -> tuple[IO[bytes], str] | None:
+        """The object as an open file, and the SHA-256 to compare it with; None where it is not there."""
+        found = _read_ref(self._ref(item)) if self.keeps(item) else None
+        if found is None or (item.size is not None and found[1] != item.size):
+            return None
+        try:
+            stream = self._object(found[0]).open("rb")
+        except OSError:
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(stream.fileno())
+        return stream, found[0]
+
+    def discard(self, item: Item, sha256: str) -> None:
+        """Remove an object whose bytes are damaged."""
+        _log.warning("the node cache had damaged bytes of %s; they are removed and fetched again", item.path)
+        self._remove(self._object(sha256))
+        self._remove(self._ref(item))
+
     def put(self, item: Item, receipt: Receipt, desk: Desk) -> None:
         """Keep what has just been delivered and verified. Never raises an OSError."""
+        self.add(item, receipt.sha256, receipt.size, lambda: desk.folder.open(item.path))
+
+    def add(self, item: Item, sha256: str, size: int, source: Callable[[], int]) -> None:
+        """Keep a verified object, whose file `source` opens. Never raises an OSError."""
         if not self.keeps(item):
             return
-        path = self._object(receipt.sha256)
+        path = self._object(sha256)
         try:
             if not path.exists():
-                if shutil.disk_usage(self._cache.folder).free < 2 * receipt.size:
+                if shutil.disk_usage(self._cache.folder).free < 2 * size:
                     return
-                source = desk.folder.open(item.path)
+                handle = source()
                 try:
-                    self._copy(source, path, receipt)
+                    self._copy(handle, path, sha256)
                 finally:
-                    os.close(source)
-                self._cache.grew(receipt.size)
-            self._write_ref(item, receipt)
+                    os.close(handle)
+                self._cache.grew(size)
+            self._write_ref(item, sha256, size)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 self._cache.broke(error)
 
-    def _copy(self, source: int, path: Path, receipt: Receipt) -> None:
+    def _copy(self, source: int, path: Path, sha256: str) -> None:
         path.parent.mkdir(exist_ok=True, mode=0o700)
         with self._new() as stream:
             if not clone(stream.fileno(), source):
@@ -290,15 +316,15 @@ class Shelf:
                     digest.update(block)
                     stream.write(block)
                 stream.flush()
-                if digest.hexdigest() != receipt.sha256:  # somebody wrote into the session's file already
+                if digest.hexdigest() != sha256:  # somebody wrote into the session's file already
                     raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
             Path(stream.name).rename(path)
 
-    def _write_ref(self, item: Item, receipt: Receipt) -> None:
+    def _write_ref(self, item: Item, sha256: str, size: int) -> None:
         path = self._ref(item)
         path.parent.mkdir(exist_ok=True, mode=0o700)
         with self._new() as stream:
-            stream.write(json.dumps([receipt.sha256, receipt.size]).encode())
+            stream.write(json.dumps([sha256, size]).encode())
             stream.flush()
             Path(stream.name).rename(path)
 

@@ -23,6 +23,7 @@ from datamount.fetch.pins import LockEntry
 from datamount.fetch.provenance import remove_record, write_record
 from datamount.fetch.receipts import Receipt, Receipts
 from datamount.fetch.retries import Budget, Stopped, or_stopped, silent, stopped
+from datamount.fetch.shared import SharedFiles
 from datamount.fetch.space import Paths, Turn
 from datamount.fetch.transfer import LARGE, Abandoned, Desk
 from datamount.manifest import Dataset
@@ -268,7 +269,10 @@ class Job:
                 driver.earlier = EarlierFetch(
                     means.data, self.name, self.dataset, receipts, desk.folder, for_lock=self._for_lock
                 )
+                shelf = means.cache.shelf(self.dataset, self.credential) if means.cache else None
+                driver.shared = SharedFiles(shelf, means.stop, driver.alive) if shelf else None
                 self._lanes = Lanes(self.name, means, budget=self._budget, driver=driver, desk=desk, status=self.status)
+                self._lanes.shelf = shelf
                 if self._left:
                     self._lanes.leave()
                 self._deliver_all(self._lanes, desk, driver, receipts)
@@ -295,8 +299,6 @@ class Job:
                 pin = self._ask(lambda: driver.resolve(wanted))
                 pages = self._pages(driver, pin, paths)
             self.status.pin = dict(pin)
-            if self._means.cache is not None:
-                lanes.shelf = self._means.cache.shelf(self.dataset, self.credential)
             lanes.transfer(self._todo(pages, paths=paths, items=items, lanes=lanes, desk=desk, known=known))
         except DatamountError as error:
             if len(receipts) and not lanes.complete and not isinstance(error, Stopped):

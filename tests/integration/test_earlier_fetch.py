@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +25,7 @@ from datamount.drivers import Driver, Item, mysql, open_driver
 from datamount.drivers.base import Buffer
 from datamount.errors import NotFound, Unavailable
 from datamount.fetch import fetch
+from datamount.fetch.cache import Cache
 from datamount.fetch.lock import check, lock
 from datamount.status import DatasetStatus
 from tests.servers import HTTPServer, MariaDBServer
@@ -181,3 +188,50 @@ def test_the_archive_of_a_lock_is_asked_for_its_version_only(http: HTTPServer, t
     found = check(course, credentials=site, opener=opener)["db"]
     assert isinstance(found, list)
     assert [sentence for sentence in found if sentence.startswith('"a": size 3 → 7')], found
+
+
+class Counting(SimpleHTTPRequestHandler):
+    """Serves a folder; `whole` are the requests for a whole file."""
+
+    whole: list[str]
+
+    def do_GET(self) -> None:
+        if "Range" not in self.headers:
+            self.whole.append(self.path)
+        with suppress(OSError):  # a driver that wanted the head alone has gone
+            super().do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_sessions_of_a_machine_bring_an_archive_once(tmp_path: Path) -> None:
+    """Eight sessions at once, no lock: one download; a damaged copy in the cache is noticed and fetched again."""
+    (tmp_path / "served").mkdir()
+    packed = pack(a="one" * 1000, b="two")
+    (tmp_path / "served/z.zip").write_bytes(packed)
+    Counting.whole = []
+    cache = Cache(tmp_path / "cache")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Counting, directory=str(tmp_path / "served"))) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        site = Site(tmp_path, {"url": f"http://127.0.0.1:{server.server_address[1]}/z.zip", "unpack": "zip"})
+        course = read_course(tmp_path / "course")
+
+        def session(number: int) -> bytes:
+            at = tmp_path / f"session{number}"
+            status = fetch(course, at / "data", at / "run", credentials=site, cache=cache)
+            assert status.state == "ready", status
+            return (at / "data/db/a").read_bytes()
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(session, range(8))) == {b"one" * 1000}
+        assert Counting.whole == ["/z.zip"]
+
+        sha256 = hashlib.sha256(packed).hexdigest()
+        (kept,) = (path for path in (tmp_path / "cache").rglob(sha256) if path.is_file())
+        kept.chmod(0o600)
+        kept.write_bytes(packed[:-1] + b"x")
+        assert session(9) == b"one" * 1000
+        assert Counting.whole == ["/z.zip", "/z.zip"]
+        assert kept.read_bytes() == packed
+        server.shutdown()
