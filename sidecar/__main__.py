@@ -29,6 +29,7 @@ from datamount.snapshots import Workspace
 from datamount.snapshots.excludes import Excludes
 from datamount.status import write_atomic
 from sidecar.app import create_app
+from sidecar.priority import lower_priority
 from sidecar.session import Session
 from sidecar.settings import Settings
 
@@ -81,6 +82,7 @@ def main(arguments: list[str] | None = None, open_workspace: Callable[[Settings]
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn raises the signals again after it has ended: that must not end us before the exit code is known.
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    lower_priority()
     asyncio.run(server.serve([listener]))
     return 0 if session.close() else Unavailable.exit_code
 

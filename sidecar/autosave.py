@@ -6,9 +6,7 @@ kernels write, and network file systems send none.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -116,7 +114,6 @@ class Autosave(threading.Thread):
         self._ended = threading.Event()
 
     def run(self) -> None:
-        lower_priority()
         pause = 1.0
         checked = time.monotonic()
         while not self._ended.wait(pause):
@@ -138,19 +135,3 @@ class Autosave(threading.Thread):
     def stop(self) -> None:
         """End after the current step. Does not wait."""
         self._ended.set()
-
-
-_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
-_IOPRIO_WHO_PROCESS = 1
-_IOPRIO_BEST_EFFORT_LOWEST = (2 << 13) | 7
-
-
-def lower_priority() -> None:
-    """Let the calling thread, and those it starts, give way to kernels. Linux only; elsewhere nothing happens."""
-    with suppress(OSError, AttributeError):
-        # On Linux the niceness belongs to the thread, and 0 is the calling one.
-        os.setpriority(os.PRIO_PROCESS, 0, 10)
-    number = _IOPRIO_SET.get(platform.machine())
-    if number and platform.system() == "Linux":
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_BEST_EFFORT_LOWEST)

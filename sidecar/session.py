@@ -25,7 +25,7 @@ from datamount.session.homecoming import read_merge_report
 from datamount.snapshots import Preview, RestoreReport, SaveResult, Version, Workspace
 from datamount.snapshots.versionfile import Reason
 from sidecar import shared
-from sidecar.autosave import Autosave, Debounce, Fingerprint, changes, lower_priority, scan
+from sidecar.autosave import Autosave, Debounce, Fingerprint, changes, scan
 from sidecar.errors import ReadOnly
 from sidecar.gateway import gateway_of, under_key
 from sidecar.models import LastSave, Quota, RestorePreview, SaveState, shown
@@ -57,7 +57,7 @@ class Session:
         self._ignored = ignored
         self._workspace: Workspace | None = None
         self._opening = threading.Lock()
-        self._worker = ThreadPoolExecutor(1, "save", initializer=lower_priority)
+        self._worker = ThreadPoolExecutor(1, "save")
         self._state = State(settings, self._scan(), read_showing(settings.folder))
         self._final: Future[bool] | None = None
         self.closing = threading.Event()

@@ -221,6 +221,20 @@ def test_keyboard_palette_and_menu(course: Path, up: Up, student: Students) -> N
     ada.page.locator(".dm-Version-content").wait_for()
 
 
+def test_a_stream_that_is_held_back(course: Path, up: Up, student: Students) -> None:
+    """Where something on the way keeps the stream of events from the browser, the state is asked for instead."""
+    session = up(course, "--save-after", "600")
+    ada = student(session.open())
+    ada.page.route("**/datamount/api/v1/events", lambda route: None)
+    ada.open("lab/tree/lesson.ipynb")
+    ada.state("none")
+    expect(ada.page.locator(".dm-Save")).to_be_enabled()
+    ada.type("\n# mine")
+    ada.save()
+    ada.open("datamount/", wait="#state")
+    expect(ada.page.locator("#state")).to_contain_text("Saved to storage")
+
+
 CONTROLS = "button:not(:disabled), input:not(:disabled), select, summary, [tabindex='0']"
 FOCUSED = """panel => {
   const found = document.activeElement;

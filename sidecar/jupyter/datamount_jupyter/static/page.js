@@ -330,7 +330,17 @@ let events;
 function listen() {
   if (events || document.hidden) return;
   events = new EventSource(api + 'events');
-  events.addEventListener('state', event => show(JSON.parse(event.data)));
+  let heard = false;
+  events.addEventListener('state', event => {
+    heard = true;
+    show(JSON.parse(event.data));
+  });
+  const stream = events;
+  // A proxy on the way may hold the stream back: until it has said something, ask.
+  const asking = setInterval(async () => {
+    if (heard || events !== stream) clearInterval(asking);
+    else await call('status').then(show, () => undefined);
+  }, 10000);
   events.addEventListener('error', async () => {
     if (events && events.readyState !== EventSource.CLOSED) return;
     events = undefined;

@@ -242,6 +242,10 @@ export class Client {
     return URLExt.join(this.settings.baseUrl, 'datamount/api/v1', path);
   }
 
+  status(): Promise<IStatus> {
+    return this.json('status');
+  }
+
   snapshots(): Promise<ISnapshot[]> {
     return this.json('snapshots');
   }

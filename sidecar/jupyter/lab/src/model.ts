@@ -15,6 +15,12 @@ const LOOKS_AT_LEAST_EVERY = 40000;
 /** Minutes before the end of the session from which on it is shown. */
 const END_IS_NEAR = 30;
 const TICK = 20000;
+/** The stream says something at once, and then every 15 s. */
+const FIRST_WORD = 10000;
+const SILENCE = 45000;
+/** How a stream is made up for that something on the way holds back, such as a proxy: asked so often, so many times. */
+const ASK_EVERY = 5000;
+const ASK_TIMES = 24;
 const FIRST_PAUSE = 1000;
 const LONGEST_PAUSE = 30000;
 
@@ -112,9 +118,12 @@ export class SessionModel {
         await this._sleep(Infinity);
       }
       try {
-        await this._listen();
+        await (this._silent ? this._ask() : this._listen());
         pause = FIRST_PAUSE;
       } catch (error) {
+        if (this._silent && !document.hidden) {
+          continue;
+        }
         if (document.hidden) {
           continue;
         }
@@ -134,8 +143,32 @@ export class SessionModel {
   private async _listen(): Promise<void> {
     const stream = (this._stream = new AbortController());
     const headers = { Accept: 'text/event-stream' };
-    const answer = await this.client.response('events', { headers, signal: stream.signal });
-    const reader = answer.body!.getReader();
+    const silent = () => {
+      this._silent = true;
+      stream.abort();
+    };
+    let watch = window.setTimeout(silent, FIRST_WORD);
+    try {
+      const answer = await this.client.response('events', { headers, signal: stream.signal });
+      await this._read(answer.body!.getReader(), () => {
+        window.clearTimeout(watch);
+        watch = window.setTimeout(silent, SILENCE);
+      });
+    } finally {
+      window.clearTimeout(watch);
+    }
+  }
+
+  /** Where the stream is silent: ask for a while. */
+  private async _ask(): Promise<void> {
+    this._silent = false;
+    for (let times = 0; times < ASK_TIMES && !document.hidden; times++) {
+      this._receive(await this.client.status());
+      await this._sleep(ASK_EVERY);
+    }
+  }
+
+  private async _read(reader: ReadableStreamDefaultReader<Uint8Array>, heard: () => void): Promise<void> {
     const decoder = new TextDecoder();
     let text = '';
     for (;;) {
@@ -143,6 +176,7 @@ export class SessionModel {
       if (done) {
         return;
       }
+      heard();
       text += decoder.decode(value, { stream: true });
       const events = text.split('\n\n');
       text = events.pop()!;
@@ -182,6 +216,7 @@ export class SessionModel {
   private _changed = new Signal<this, void>(this);
   private _saved = new Signal<this, void>(this);
   private _looks = 0;
+  private _silent = false;
   private _stream: AbortController | null = null;
   private _wake: (() => void) | null = null;
 }
