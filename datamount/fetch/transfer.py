@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import sys
 import threading
@@ -270,6 +271,8 @@ class Desk:
             os.ftruncate(handle, start)
         digester = Digester(item.digest, item.size)
         block = memoryview(bytearray(BLOCK))
+        source = io.FileIO(handle, closefd=False)
+        source.seek(0)
         position = proven = 0
         with Ranges(
             lambda a, b: self.driver.open(item, a, b) if a or b is not None else self.driver.open(item),
@@ -289,7 +292,7 @@ class Desk:
                 wanted = min(end, mark) - position
                 if not wanted:
                     break
-                count = os.preadv(handle, [block[: min(BLOCK, wanted)]], position)
+                count = source.readinto(block[: min(BLOCK, wanted)])
                 if not count:
                     raise _Unproven(proven)
                 digester.update(block[:count])

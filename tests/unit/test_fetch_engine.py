@@ -11,23 +11,24 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from datamount.course import Course, read_course
 from datamount.credentials import Credential
-from datamount.drivers.base import Connection, Item
+from datamount.drivers.base import Buffer, Connection, Item
 from datamount.errors import DiskFull, Refused, Unavailable, UsageError
 from datamount.fetch import exit_error, fetch
 from datamount.fetch.environment import read_environment
 from datamount.fetch.retries import Policy
 from datamount.fetch.space import Paths
+from datamount.manifest import Dataset
 from datamount.progress import Silent
 from datamount.status import DatasetStatus, Status, read_status
-from tests.folder_driver import World
+from tests.folder_driver import CHUNK, FolderDriver, World
 
 MIB = 1024 * 1024
 QUICK = Policy(attempts=4, retries=20, base=0.001, cap=0.01)
@@ -377,6 +378,51 @@ def test_a_large_object_goes_on_at_its_checkpoint(bench: Bench) -> None:
     assert status.datasets["codes"].bytes_done == len(content)
     assert bench.files() == {"big": content}
     assert bench.world.starts == [("big", 0), ("big", 17 * MIB)]
+
+
+class Ranged(FolderDriver):
+    parallel_ranges = True
+
+
+def test_a_reader_that_wakes_up_late_writes_nothing(bench: Bench) -> None:
+    """A range that hung while its object was tried again, and then brings other bytes, changes nothing any more."""
+    content = random.Random(3).randbytes(24 * MIB)
+    bench.world.digests = False
+    bench.world.put("codes", {"big": content})
+    hung, over, woken = threading.Event(), threading.Event(), threading.Event()
+
+    class Once(Ranged):
+        def open(self, item: Item, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
+            if start == 0 and not hung.is_set():
+                hung.wait(20)
+                raise Unavailable("reset", transient=True)
+            if start and not hung.is_set():
+                hung.set()
+                over.wait(60)
+                woken.set()
+                yield b"?" * CHUNK
+                return
+            yield from super().open(item, start, stop)
+
+    def opener(name: str, dataset: Dataset, credential: Credential | None = None) -> FolderDriver:
+        return Once(name, dataset, credential, bench.world)
+
+    placed = bench.data / "codes/big"
+    handles: list[IO[bytes]] = []
+
+    class Placed(Silent):
+        def finish(self, name: str, status: DatasetStatus) -> None:
+            # What is opened now takes the descriptors that the transfer had: a late write would go into these.
+            handles.extend((bench.folder / f"other{number}").open("w+b") for number in range(20))
+            over.set()
+            assert woken.wait(20)
+            time.sleep(0.2)
+
+    assert bench.fetch(opener=opener, progress=Placed()).state == "ready"
+    assert placed.read_bytes() == content
+    for handle in handles:
+        with handle:
+            assert os.fstat(handle.fileno()).st_size == 0
 
 
 @pytest.mark.parametrize("damage", ["bytes", "short", "checkpoints"])
