@@ -110,6 +110,8 @@ def test_a_share_is_read_only(
         ada.shot("link")
         assert violations(ada, "#datamount-history") == []
         with sidecar(two.folder, anonymous, "org-course-x2"), two.jupyter(python, "jupyterlab") as other_jupyter:
+            dark = {"raw": '{"theme": "JupyterLab Dark"}'}
+            other_jupyter.http.put("/lab/api/settings/@jupyterlab/apputils-extension:themes", json=dark)
             bob = student(other_jupyter)
             bob.open("lab/tree/lesson.ipynb", key=link.rpartition("=")[2])
             bob.dialog().get_by_text("In place of my files").wait_for()
