@@ -1,4 +1,8 @@
-"""A process beside the sidecar: fetches what the start did not wait for, then ends."""
+"""A process beside the sidecar: fetches what the start did not wait for, then ends.
+
+It begins together with the sidecar, which the notebook waits for. So it is nice, and loads what fetches only when the
+sidecar is there.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,9 @@ import os
 import time
 
 from datamount import names
-from datamount.pod.delivery import deliver, hand_over
 from datamount.pod.notices import report
 from datamount.pod.probe import ready
-from datamount.pod.rights import open_to_notebook, strip_environment
 from datamount.pod.settings import read_settings
-from datamount.status import read_status
 
 AGAIN_SECONDS = (30.0, 120.0, 600.0)
 """Pauses before it tries again what was not available."""
@@ -20,9 +21,13 @@ AGAIN_SECONDS = (30.0, 120.0, 600.0)
 def background() -> int:
     """Fetch what is not there, with some patience for sources that are down."""
     os.nice(10)
+    ready()
+    from datamount.pod.delivery import deliver, hand_over
+    from datamount.pod.rights import open_to_notebook, strip_environment
+    from datamount.status import read_status
+
     settings = read_settings()
     strip_environment()
-    ready()  # the notebook waits for the sidecar, which should not have to share the processor until then
     for pause in (*AGAIN_SECONDS, None):
         try:
             handover = hand_over(settings)

@@ -21,13 +21,13 @@ def ready() -> int:
     until = time.monotonic() + READY_SECONDS
     while time.monotonic() < until:
         with suppress(OSError, ValueError, KeyError, TypeError):
-            if _answers(json.loads(place.read_bytes())["url"]):
+            if answers(json.loads(place.read_bytes())["url"]):
                 return 0
         time.sleep(0.05)
     return 0
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     """Whether the sidecar at this URL (http://HOST:PORT) says that it is well.
 
     A request by hand, because the standard library's client takes longer to load than the sidecar to answer.

@@ -6,14 +6,19 @@ server.
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from datamount import names
+from datamount.pod import probe
 from tests import servers
 from tests.pod_processes import Pod, wait_for
 from tests.s3_proxy import S3Proxy
@@ -175,8 +180,6 @@ def test_files_and_metadata_of_the_fetching_machine_are_refused(
 
 def test_a_redirect_to_the_metadata_address_is_refused(pods: Callable[..., Pod], tmp_path: Path) -> None:
     """A web server cannot lead fetch to a link-local address by a redirect."""
-    import http.server
-    import threading
 
     class Redirect(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -247,6 +250,32 @@ def test_a_broken_volume_ends_with_success(pods: Callable[..., Pod]) -> None:
 def test_ready_never_fails(pods: Callable[..., Pod]) -> None:
     """The startup probe succeeds though no sidecar runs: else the notebook would stay closed."""
     assert pods("version: 1\n").ready() == 0
+
+
+def test_the_probe_tells_who_is_well(pods: Callable[..., Pod]) -> None:
+    """What the startup probe waits for is a sidecar that answers with success; another answer, and none, are not."""
+    codes = [200, 503]
+
+    class Service(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(codes[0] if self.path == "/healthz" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Service)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        assert probe.answers(url)
+        codes.reverse()
+        assert not probe.answers(url)
+    finally:
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(ConnectionRefusedError):
+        probe.answers(url)
 
 
 def test_the_sidecar_goes_on_after_a_fault(pods: Callable[..., Pod]) -> None:
