@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import pkgutil
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -351,10 +355,7 @@ def test_excluded_files_of_the_course_stay(place: Place) -> None:
     assert place.files()["scratch/big.h5"] == "course\n"
 
 
-class Killed(BaseException):
-    """What a SIGKILL is to the code that it hits: nothing catches it."""
-
-
+FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 EFFECTS = (
     "datamount.session.homecoming._copy",
     "datamount.session.homecoming._write",
@@ -365,6 +366,8 @@ EFFECTS = (
     "datamount.snapshots.pristine.write_atomic",
     "datamount.snapshots.index.write_atomic",
     "datamount.snapshots.placing.Batch.write",
+    "datamount.snapshots.placing._write_all",
+    "datamount.snapshots.placing.start_writeback",
     "datamount.snapshots.placing.os.rename",
     "datamount.objectstore.folder.FolderStore.put",
 )
@@ -386,20 +389,16 @@ class Relaunch:
             pristine.record(self.place.work, self.place.state)
         return self.place.home(fresh=fresh)
 
-    def kills(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    def kills(self) -> Iterator[int]:
         """Each time after a launch that was killed and one that was not; the number of the kill."""
         for at in range(1000):
             shutil.rmtree(self.place.folder)
             shutil.copytree(self.prepared, self.place.folder, symlinks=True)
             self.place.workspace = Workspace(self.place.store, "ada", "course")
-            with monkeypatch.context() as patch:
-                if not kill_at(patch, at, self.home):
-                    assert at > 8
-                    return
+            if not kill_at(at, self.home):
+                assert at > 8
+                return
             self.place.workspace = Workspace(self.place.store, "ada", "course")
-            begun = journal.read(self.place.state)
-            if begun and begun.steps is not None:
-                self.place.write(".datamount-7-left", "half of a file that a SIGKILL left")
             self.home()
             assert not (self.place.state / journal.FILE).exists(), at
             assert not list(self.place.work.rglob(".datamount-*")), at
@@ -410,9 +409,29 @@ class Relaunch:
         return [info.message.split(" ")[0] for info in reversed(self.place.workspace.versions())]
 
 
+@FORKS
+def test_a_killed_merge_is_gone_on_with(place: Place) -> None:
+    """A launch that dies in the middle of its writes is finished by the next one, as if nothing had happened."""
+    place.machine(as_pod=True)
+    place.home(fresh=True)
+    place.write("b.txt", "my b\n")
+    place.save()
+    place.publish({"b.txt": "their b\n", "c.txt": "c\n", "gone.txt": None})
+    place.machine(as_pod=True)
+    assert kill_at(1, lambda: place.home(fresh=True), ["datamount.session.homecoming._copy"])
+    begun = journal.read(place.state)
+    assert begun and begun.steps is not None and place.files()["b.txt"] == "their b\n"
+    home = place.home()
+    files = place.files()
+    assert (files["b.txt"], files["c.txt"], "gone.txt" in files) == ("my b\n", "c\n", False)
+    assert home.merge and home.merge.other == "course" and home.saved_before is None
+    assert len(place.workspace.versions()) == 2
+
+
+@FORKS
 @pytest.mark.slow
 @pytest.mark.parametrize("as_pod", [False, True], ids=["clone", "pod"])
-def test_a_kill_at_every_step(place: Place, monkeypatch: pytest.MonkeyPatch, as_pod: bool) -> None:
+def test_a_kill_at_every_step(place: Place, as_pod: bool) -> None:
     """Wherever a merge dies, before or after any of its writes: the next launch ends as if nothing had happened, with
     all of both sides once, nothing that the course removed, and one version more."""
     place.machine(as_pod=as_pod)
@@ -427,7 +446,7 @@ def test_a_kill_at_every_step(place: Place, monkeypatch: pytest.MonkeyPatch, as_
     place.machine(as_pod=as_pod)
     (place.state / pristine.FILE).unlink(missing_ok=True)
     launch = Relaunch(place, as_pod=as_pod)
-    for at in launch.kills(monkeypatch):
+    for at in launch.kills():
         files = place.files()
         beside = next(path for path in files if path.startswith("b.course-"))
         assert files == {
@@ -444,9 +463,10 @@ def test_a_kill_at_every_step(place: Place, monkeypatch: pytest.MonkeyPatch, as_
         assert {c.path for c in report.files} == {"a.txt", "b.txt", "c.txt", "gone.txt", "datamount.yaml"}, at
 
 
+@FORKS
 @pytest.mark.slow
 @pytest.mark.parametrize("as_pod", [False, True], ids=["clone", "pod"])
-def test_a_kill_at_every_step_of_a_restore(place: Place, monkeypatch: pytest.MonkeyPatch, as_pod: bool) -> None:
+def test_a_kill_at_every_step_of_a_restore(place: Place, as_pod: bool) -> None:
     """Where the course is as it was, a launch that dies leaves no version behind, and the next one brings all back."""
     place.machine(as_pod=as_pod)
     place.home(fresh=as_pod)
@@ -458,13 +478,14 @@ def test_a_kill_at_every_step_of_a_restore(place: Place, monkeypatch: pytest.Mon
     place.machine(as_pod=as_pod)
     (place.state / pristine.FILE).unlink(missing_ok=True)
     launch = Relaunch(place, as_pod=as_pod)
-    for at in launch.kills(monkeypatch):
+    for at in launch.kills():
         assert place.files() == before, at
         assert launch.messages() == [""], at
 
 
+@FORKS
 @pytest.mark.slow
-def test_a_kill_between_two_machines(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_between_two_machines(place: Place) -> None:
     """A launch that dies while it merges what another machine saved with unsaved work loses neither, and the merge
     is made, whenever it died."""
     place.machine()
@@ -484,15 +505,16 @@ def test_a_kill_between_two_machines(place: Place, monkeypatch: pytest.MonkeyPat
     place.write("own.txt", "unsaved\n")
     place.write("a.txt", "unsaved\n")
     launch = Relaunch(place)
-    for at in launch.kills(monkeypatch):
+    for at in launch.kills():
         files = place.files()
         assert (files["own.txt"], files["a.txt"], files["b.txt"]) == ("unsaved\n", "unsaved\n", "from the second\n"), at
         assert [text for path, text in files.items() if path.startswith("own.saved-")] == ["second\n"], at
         assert launch.messages() == ["", "", "Before", "Merged"], at
 
 
+@FORKS
 @pytest.mark.slow
-def test_work_between_a_kill_and_the_next_launch_is_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_between_a_kill_and_the_next_launch_is_kept(place: Place) -> None:
     """What a student writes into a half-merged folder is not taken for what the killed launch left there."""
     place.machine()
     place.home()
@@ -507,10 +529,9 @@ def test_work_between_a_kill_and_the_next_launch_is_kept(place: Place, monkeypat
         shutil.rmtree(place.folder)
         shutil.copytree(prepared, place.folder, symlinks=True)
         place.workspace = Workspace(place.store, "ada", "course")
-        with monkeypatch.context() as patch:
-            if not kill_at(patch, at, place.home):
-                assert at > 8
-                return
+        if not kill_at(at, place.home):
+            assert at > 8
+            return
         place.write("b.txt", "typed since\n")
         place.home()
         texts = set(place.files().values())
@@ -520,29 +541,36 @@ def test_work_between_a_kill_and_the_next_launch_is_kept(place: Place, monkeypat
         assert b"my b\n" in saved, at
 
 
-def kill_at(patch: pytest.MonkeyPatch, at: int, run: Callable[[], Any]) -> bool:
-    """Run, and die at the effect of this number: even ones before it, odd ones after. False when there are fewer."""
-    count = 0
+def kill_at(at: int, run: Callable[[], Any], effects: Sequence[str] = EFFECTS) -> bool:
+    """Run in a child that gets SIGKILL at the effect of this number: even ones before it, odd ones after. False when
+    there are fewer."""
+    child = os.fork()
+    if child == 0:
+        count = itertools.count()
+        try:
+            for name in effects:
+                where, _, attribute = name.rpartition(".")
+                owner = pkgutil.resolve_name(where)
+                setattr(owner, attribute, _deadly(getattr(owner, attribute), at, count))
+            run()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
 
-    def deadly(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            if at == 2 * (count - 1):
-                raise Killed
-            result = original(*args, **kwargs)
-            if at == 2 * (count - 1) + 1:
-                raise Killed
-            return result
 
-        return call
+def _deadly(original: Callable[..., Any], at: int, count: Iterator[int]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        number = next(count)
+        if at == 2 * number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if at == 2 * number + 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
 
-    for name in EFFECTS:
-        where, _, attribute = name.rpartition(".")
-        owner = pkgutil.resolve_name(where)
-        patch.setattr(owner, attribute, deadly(getattr(owner, attribute)))
-    try:
-        run()
-    except Killed:
-        return True
-    return False
+    return call
