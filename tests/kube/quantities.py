@@ -51,7 +51,8 @@ def _exponent(size: Decimal) -> str:
 
 
 def canonical_pod(pod: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the pod whose quantities are canonical: of containers' resources, of volumes and of the overhead."""
+    """A copy of the pod whose quantities are canonical: of containers' resources, of volumes and of the overhead. What
+    has a limit and no request requests its limit."""
     pod = json.loads(json.dumps(pod))
     spec = pod.get("spec")
     if not isinstance(spec, dict):
@@ -59,6 +60,8 @@ def canonical_pod(pod: dict[str, Any]) -> dict[str, Any]:
     for container in [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]:
         for kind in ("limits", "requests"):
             _each((container.get("resources") or {}).get(kind))
+        if limits := (container.get("resources") or {}).get("limits"):
+            container["resources"]["requests"] = limits | (container["resources"].get("requests") or {})
     for volume in spec.get("volumes") or []:
         if (volume.get("emptyDir") or {}).get("sizeLimit") is not None:
             volume["emptyDir"]["sizeLimit"] = canonical(volume["emptyDir"]["sizeLimit"])
