@@ -42,8 +42,8 @@ test-mysql: setup ## The MariaDB tests on Oracle's MySQL (Debian's, unpacked bel
 
 # MariaDB's own types, and a server without TLS, are none of MySQL's.
 MYSQL_TESTS := $(wildcard tests/integration/test_*mysql*.py) tests/conformance/drivers \
-  tests/integration/test_pod_controller.py tests/integration/test_earlier_fetch.py \
-  -k "mysql and not uuid and not inet6 and not required_tls_fails or test_pod_controller or test_earlier"
+  tests/integration/test_pod_controller.py tests/integration/test_earlier_fetch.py tests/integration/test_policy_recipes.py \
+  -k "mysql and not uuid and not inet6 and not required_tls_fails or test_pod_controller or test_earlier or test_policy_recipes"
 
 check: $(VENV)/.installed ## Style, types, import contracts, and what the unit tests cover
 	$(BIN)/ruff check .
