@@ -16,8 +16,8 @@ from datamount.errors import DatamountError
 from datamount.snapshots.placing import folder_below, refuse_folder
 from datamount.snapshots.restore import refusal, restore_entries
 from datamount.snapshots.scan import printable
-from datamount.snapshots.versionfile import Entry, header
-from datamount.snapshots.workspace import Version, VersionInfo, Workspace
+from datamount.snapshots.versionfile import Entry, Version, VersionInfo, header
+from datamount.snapshots.workspace import Workspace
 
 HISTORY = "history.json"
 _NOT_STORED = "a large file of the course; it is not stored here"

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from datamount.errors import Conflict, DatamountError, NotFound, QuotaExceeded, Unavailable
 from datamount.objectstore import Limited
@@ -21,6 +20,7 @@ from datamount.snapshots import standalone
 from datamount.snapshots.bases import put_base, sha256_of, stored_bases
 from datamount.snapshots.condemned import SAVE_LIMIT
 from datamount.snapshots.excludes import Excludes
+from datamount.snapshots.history import History, Look
 from datamount.snapshots.index import read_index
 from datamount.snapshots.pack import Packed, Packer
 from datamount.snapshots.pristine import Pristine, load_pristine
@@ -28,9 +28,6 @@ from datamount.snapshots.room import LeftOut, pack_within, room_for, worth
 from datamount.snapshots.scan import Found, Scan, printable, scan
 from datamount.snapshots.thinning import thin_own
 from datamount.snapshots.versionfile import Entry, Location, Reason, Skipped, Version, VersionInfo, dump, tree_digest
-
-if TYPE_CHECKING:
-    from datamount.snapshots.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -77,14 +74,6 @@ class Draft:
     parent: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What the store's list showed: versions with their seq, and the objects that must not be named."""
-
-    ids: dict[str, int]
-    condemned: frozenset[str]
-
-
 class StartAgain(Exception):
     """What the save relied on is not so: its base is gone, it took too long, or it would name what is condemned."""
 
@@ -93,28 +82,26 @@ class StartAgain(Exception):
         self.avoid = avoid
 
 
-def save(workspace: Workspace, folder: Path, draft: Draft, state_dir: Path | None) -> SaveResult:
+def save(history: History, folder: Path, draft: Draft, state_dir: Path | None) -> SaveResult:
     """A version of `folder`, or the one that holds this tree already. See `Workspace.save`."""
     avoid: frozenset[str] = frozenset()
     forget = tight = False
     for _ in range(3):
         with ThreadPoolExecutor(2, thread_name_prefix="save-aside") as aside:
             try:
-                attempt = _Save(
-                    workspace, folder, draft, state_dir, aside=aside, avoid=avoid, forget=forget, tight=tight
-                )
+                attempt = _Save(history, folder, draft, state_dir, aside=aside, avoid=avoid, forget=forget, tight=tight)
                 return attempt.run()
             except StartAgain as again:
-                log.info("saving %s starts again: %s", workspace.prefix, again)
+                log.info("saving %s starts again: %s", history.prefix, again)
                 avoid |= again.avoid
                 forget = True
             except QuotaExceeded:
                 # Another session of the same work took the room that there was.
-                if tight or not isinstance(workspace.store, Limited):
+                if tight or not isinstance(history.store, Limited):
                     raise
                 tight = True
     raise Unavailable(
-        f"The work of {workspace.owner!r} in {workspace.course!r} could not be saved: saving took too long, or the "
+        f"The work of {history.owner!r} in {history.course!r} could not be saved: saving took too long, or the "
         "store was being tidied up.",
         hint="What was saved before is there. Save again.",
         who="you",
@@ -127,7 +114,7 @@ class _Save:
 
     def __init__(
         self,
-        workspace: Workspace,
+        history: History,
         folder: Path,
         draft: Draft,
         state_dir: Path | None,
@@ -138,12 +125,12 @@ class _Save:
         tight: bool,
     ) -> None:
         self.started = now()
-        self.workspace = workspace
-        self.store = workspace.store
+        self.history = history
+        self.store = history.store
         self.folder = folder
         self.draft = draft
         self.state_dir = state_dir
-        self.index = read_index(state_dir, workspace.identity, folder)
+        self.index = read_index(state_dir, history.identity, folder)
         if forget:
             self.index.last = None
         self.base = self._base()
@@ -152,10 +139,10 @@ class _Save:
         self.pristine = load_pristine(state_dir)
         self._aside = aside
         self._script_put = False
-        self.looking = _Once(aside, workspace.look)
+        self.looking = _Once(aside, history.look)
         self.packer = Packer(
             self.store,
-            workspace.prefix,
+            history.prefix,
             folder,
             dict(self.index.locations),
             leave=self.pristine.large(LARGE_PRISTINE),
@@ -264,7 +251,7 @@ class _Save:
         if room is None:
             return self.packer.pack(found.path for found in files)
         try:
-            before = self.workspace.version(self.base.id).by_path() if self.base else {}
+            before = self.history.version(self.base.id).by_path() if self.base else {}
         except NotFound:
             raise StartAgain("the version that it builds on is gone") from None
         return pack_within(self.packer, files, room, before, self._listed_only, self.left_out, count)
@@ -293,7 +280,7 @@ class _Save:
         self._seen()
         self._keep(info, entries)
         if self.draft.reason == "auto" and len(look.ids) % THIN_EVERY == THIN_EVERY - 1:
-            thin_own(self.workspace, self.index.writer)
+            thin_own(self.history, self.index.writer)
         return self._result(info, created=True)
 
     def _header(self, entries: list[Entry], tree: str, seq: int) -> VersionInfo:
@@ -321,13 +308,13 @@ class _Save:
         """Put the version object; its size. A conflict with what we wrote ourselves (a try whose answer was lost) is
         a success."""
         body = dump(version)
-        key = self.workspace.key(version.info.id)
+        key = self.history.key(version.info.id)
         try:
             self.store.put(key, body, if_absent=True)
         except Conflict:
             if self.store.get(key) != body:
                 raise
-        self.workspace.remember(version.info)
+        self.history.remember(version.info)
         return len(body)
 
     def _landed(self, tree: str, look: Look) -> SaveResult | None:
@@ -336,13 +323,13 @@ class _Save:
         while self.draft.parent is None and self.index.last is not None and self.base is not None:
             base = self.base
             later = sorted((i for i, seq in look.ids.items() if seq > base.seq), key=lambda i: look.ids[i])[:_LATER]
-            headers = [self.workspace.header(i) for i in later]
+            headers = [self.history.header(i) for i in later]
             own = [h for h in headers if h and h.writer == self.index.writer and h.parent == base.id]
             if not own:
                 return None
             self.base = own[-1]
             if self.base.tree == tree and not self._says_more(self.base):
-                entries = self.workspace.version(self.base.id).entries
+                entries = self.history.version(self.base.id).entries
                 self._seen()
                 self._keep(self.base, list(entries))
                 return self._result(self.base, created=True)
@@ -360,7 +347,7 @@ class _Save:
             if content is None:
                 return "", 0
             try:
-                return sha256, put_base(self.store, self.workspace.prefix, sha256, content, condemned)
+                return sha256, put_base(self.store, self.history.prefix, sha256, content, condemned)
             except QuotaExceeded:
                 # The student's own content is saved; without its base a later merge keeps both sides.
                 return "", 0
@@ -383,7 +370,7 @@ class _Save:
         if index.last and parent in (None, index.last.id):
             return index.last
         try:
-            version = self.workspace.version(parent or "latest")
+            version = self.history.version(parent or "latest")
         except NotFound:
             if parent:
                 raise
@@ -411,7 +398,7 @@ class _Save:
 
     def _is_there(self, base: VersionInfo, look: Look) -> bool:
         """Whether the base is in the store; a list that does not show it is asked again, as it may be stale."""
-        return base.id in look.ids or self.workspace.header(base.id, fresh=True) is not None
+        return base.id in look.ids or self.history.header(base.id, fresh=True) is not None
 
     def _not_condemned(self, entries: list[Entry], look: Look) -> None:
         if look.condemned and any(e.location and e.location.object in look.condemned for e in entries):
@@ -419,10 +406,10 @@ class _Save:
 
     def _confirm(self, info: VersionInfo, entries: list[Entry]) -> None:
         """After a version that took too long to put: all that it names is there, or the version is withdrawn."""
-        prefix = self.workspace.prefix
+        prefix = self.history.prefix
         there = {o.key for part in ("blobs/", "bundles/") for o in self.store.list(prefix + part)}
         if any(e.location and prefix + e.location.object not in there for e in entries):
-            self.store.delete(self.workspace.key(info.id))
+            self.store.delete(self.history.key(info.id))
             raise StartAgain("it took too long")
 
     def _keep(self, last: VersionInfo, entries: list[Entry]) -> None:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from datamount.errors import DatamountError, Unavailable
-
-if TYPE_CHECKING:
-    from datamount.snapshots.workspace import VersionInfo, Workspace
+from datamount.snapshots.history import History
+from datamount.snapshots.versionfile import VersionInfo
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -55,18 +53,18 @@ def surplus(
     ]
 
 
-def dated(workspace: Workspace, appeared: Mapping[str, float]) -> list[Dated]:
+def dated(history: History, appeared: Mapping[str, float]) -> list[Dated]:
     """The headers of these versions; Unavailable when one cannot be read: nothing is decided on half of a history."""
     found = []
     for id, when in appeared.items():
-        info = workspace.header(id)
+        info = history.header(id)
         if info is None:
             raise Unavailable(f"The version {id} cannot be read; nothing is thinned out.", who="the hub's operator")
         found.append(Dated(info, when))
     return found
 
 
-def thin_own(workspace: Workspace, writer: str) -> int:
+def thin_own(history: History, writer: str) -> int:
     """Thin out what one writer saved, from within its session; how many versions went.
 
     Time is that of the newest version, so no clock is asked. Faults of the store end it early and are not raised:
@@ -74,13 +72,13 @@ def thin_own(workspace: Workspace, writer: str) -> int:
     """
     gone = 0
     try:
-        appeared = workspace.appeared()
+        appeared = history.appeared()
         now = max(appeared.values(), default=0.0)
-        shared = workspace.shared()
+        shared = history.shared()
         for id in surplus(
-            dated(workspace, appeared), now=now, keep=lambda info: info.writer != writer or info.id in shared
+            dated(history, appeared), now=now, keep=lambda info: info.writer != writer or info.id in shared
         ):
-            workspace.store.delete(workspace.key(id))
+            history.store.delete(history.key(id))
             gone += 1
     except DatamountError:
         return gone
