@@ -24,6 +24,7 @@ TEMPORARY = ".datamount-"
 """How the names of files begin that are not whole yet; saves leave them out."""
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 20
+_TOGETHER = 24
 _DIRTY = 8 << 20
 """Bytes of a file after which the disk is told to begin."""
 _SYNC_FILE_RANGE_WRITE = 2
@@ -78,6 +79,7 @@ class Batch:
     on their way already. What `finish` was not called for disappears with `close`."""
 
     root: int
+    """Descriptor of the folder that all paths are below."""
     _folders: dict[str, int] = field(default_factory=dict)
     _waiting: list[tuple[Entry, int, str, str, int]] = field(default_factory=list)
 
@@ -111,6 +113,11 @@ class Batch:
             raise
         self._waiting.append((entry, folder, temporary, name, handle))
 
+    @property
+    def full(self) -> bool:
+        """Whether it is time to finish: each file is open until then, and a process may open a thousand at most."""
+        return len(self._waiting) >= _TOGETHER
+
     def finish(self) -> Iterator[tuple[Entry, OSError | None]]:
         """Let the files appear, durably but for their folders' entries; each with what kept it from that."""
         while self._waiting:
@@ -126,6 +133,7 @@ class Batch:
             finally:
                 os.close(handle)
             yield entry, fault
+        self._close_folders()
 
     def close(self) -> None:
         for _, folder, temporary, _, handle in self._waiting:
@@ -133,6 +141,9 @@ class Batch:
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=folder)
         self._waiting.clear()
+        self._close_folders()
+
+    def _close_folders(self) -> None:
         for folder in self._folders.values():
             os.close(folder)
         self._folders.clear()

@@ -183,6 +183,8 @@ def _place_run(root: int, run: Run, content: Content, done: _Progress) -> None:
                     if isinstance(found, DatamountError):
                         raise found
                     batch.write(entry, [found])
+                if batch.full:
+                    _appear(batch, done)
         except DiskFull:
             raise
         except DatamountError as error:

@@ -422,3 +422,24 @@ def test_the_script_in_the_store_restores(
     assert {n: v[-1] for n, v in tree(tmp_path / "out").items() if v[0] != "folder"} == {
         n: v[-1] for n, v in tree(work).items() if v[0] != "folder"
     }
+
+
+def test_a_restore_keeps_few_files_open(tmp_path: Path) -> None:
+    """Thousands of small files in folders of their own come back in a process that may open some hundred at a time."""
+    work = tmp_path / "work"
+    write(work, {f"folder{n}/f.txt": str(n).encode() for n in range(3000)})
+    store = FolderStore(tmp_path / "store")
+    Workspace(store, "o", "c").save(work)
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from datamount.objectstore import open_store\n"
+        "from datamount.snapshots import Workspace\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (700, 700))\n"
+        "report = Workspace(open_store(sys.argv[1]), 'o', 'c').restore('latest', Path(sys.argv[2]))\n"
+        "sys.exit(str(report.failed)[:500] or 1 if report.failed else 0)\n"
+    )
+    command = [sys.executable, "-c", program, store.url, str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sum(1 for path in (tmp_path / "out").rglob("f.txt")) == 3000
