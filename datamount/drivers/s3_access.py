@@ -41,7 +41,7 @@ from datamount.drivers.s3_plain import PlainReads
 from datamount.drivers.sigv4 import Keys, sign
 from datamount.errors import Refused, UsageError
 
-CHUNK = 256 << 10
+CHUNK = 512 << 10
 _NO_VERSIONS = {"AccessDenied", "NotImplemented", "MethodNotAllowed", "InvalidArgument"}
 _REGION = re.compile(r"^[a-z0-9-]{1,40}$")
 

@@ -24,6 +24,9 @@ QUICK = 0.25
 """Seconds; a range that takes less is followed by one of twice its length."""
 AHEAD = 64 << 20
 """Bytes that readers may be in front of the hash, so that the kernel surely has in memory what is hashed next."""
+BATCH = 4 << 20
+PATIENCE = 0.1
+"""Bytes, or seconds, that the hash waits for when it has caught up."""
 FIRST_READERS = 2
 MOST_READERS = 6
 HELD = 1 << 20
@@ -102,20 +105,22 @@ class Ranges:
             self._passed = position
             self._changed.notify_all()
 
-    def written(self, position: int, enough: int) -> int:
-        """Where what is written without a gap from `position` on ends: `enough` bytes on, or where a range ends.
+    def written(self, position: int) -> int:
+        """Where what is written without a gap from `position` on ends, within one range.
 
-        `position` itself where the source ended early. Raises what the reader raised, once everything before that was
-        handed out.
+        Waits for some more than a little (`BATCH`), because each wait costs a change of threads, but never longer than
+        PATIENCE where there is something. `position` itself where the source ended early. Raises what the reader
+        raised, once everything before that was handed out.
         """
+        waited = False
         while True:
             with self._changed:
                 while self._ranges and self._ranges[0].stop <= position:
                     self._ranges.popleft()
                 head = self._ranges[0] if self._ranges else None
                 if head is not None:
-                    self._wanted = min(position + enough, head.stop)
-                    if head.end >= self._wanted or (head.ended and head.end > position):
+                    self._wanted = min(position + BATCH, head.stop)
+                    if head.end >= self._wanted or ((head.ended or waited) and head.end > position):
                         return head.end
                     if head.error is not None:
                         raise head.error
@@ -123,11 +128,14 @@ class Ranges:
                         return position
             self._open_readers()
             with self._changed:
-                if (not self._ranges and self._readers) or (
-                    self._ranges and not self._ranges[0].ended and self._ranges[0].end < self._wanted
-                ):
-                    self._changed.wait(1.0)
+                if self._is_waited_for():
+                    waited = not self._changed.wait(PATIENCE)
             self._beat(0)
+
+    def _is_waited_for(self) -> bool:
+        if not self._ranges:
+            return self._readers > 0
+        return not self._ranges[0].ended and self._ranges[0].end < self._wanted
 
     def finish(self) -> None:
         """Wait until the source has nothing more; raises what came instead of its end."""

@@ -288,7 +288,7 @@ class Desk:
             while position < item.size:
                 old = position < start
                 mark = known[0][0] if old else proven + CHECKPOINT
-                end = start if old else ranges.written(position, min(BLOCK, mark - position))
+                end = start if old else ranges.written(position)
                 wanted = min(end, mark) - position
                 if not wanted:
                     break
