@@ -113,7 +113,11 @@ export class SessionModel {
 
   private async _follow(): Promise<void> {
     let pause = FIRST_PAUSE;
-    for (;;) {
+    // Once in any case: a tab that was opened in the background should know when it is looked at.
+    for (let first = true; ; first = false) {
+      if (document.hidden && first) {
+        await this.client.status().then(status => this._receive(status), console.debug);
+      }
       if (document.hidden) {
         await this._sleep(Infinity);
       }
