@@ -20,15 +20,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tests.servers import Process, S3Server, TLSS3Server, free_port, program
+from tests.bench._latency import away
+from tests.servers import S3Server, TLSS3Server, program
 
 HERE = Path(__file__).parent
 REPORT = HERE.parent.parent / "docs/benchmarks/download.md"
@@ -284,26 +284,9 @@ with tempfile.TemporaryDirectory() as folder:
 _QUIET = {"QUILT_DISABLE_USAGE_METRICS": "true", "NO_COLOR": "1"}
 
 
-@contextlib.contextmanager
-def away(server: TLSS3Server, workload: Workload) -> Iterator[str]:
+def _address(server: TLSS3Server, workload: Workload) -> contextlib.AbstractContextManager[str]:
     """The server's address as the workload wants it. Raises Missing where Go is not installed and it is far."""
-    if not workload.delay:
-        yield server.https_url if workload.tls else server.endpoint_url
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        binary = Path(folder) / "latency"
-        go = program("go", hint="the latency proxy is built with Go", folders=["/usr/local/go/bin"])
-        subprocess.run([go, "build", "-o", str(binary), str(HERE / "latency.go")], check=True)
-        port = free_port()
-        proxy = Process(
-            [binary, f"127.0.0.1:{port}", f"127.0.0.1:{server.port}", str(workload.delay)], log=Path(folder) / "log"
-        )
-        proxy.start()
-        time.sleep(0.3)
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            proxy.stop()
+    return contextlib.nullcontext(server.https_url) if workload.tls else away(server.port, workload.delay)
 
 
 def bench(
@@ -311,7 +294,7 @@ def bench(
 ) -> dict[str, list[Run]]:
     """Every tool's runs, interleaved; a tool that fails once is left out, with the reason on stderr."""
     runs: dict[str, list[Run]] = {tool: [] for tool in tools}
-    with away(server, workload) as endpoint:
+    with _address(server, workload) as endpoint:
         environment = os.environ | server.env() | _QUIET | {"AWS_ENDPOINT_URL": endpoint}
         environment.pop("AWS_CA_BUNDLE", None)
         for number in range(rounds):

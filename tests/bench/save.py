@@ -29,7 +29,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.bench.download import PEERS, Run, away, measure
+from tests.bench._latency import away
+from tests.bench.download import PEERS, Run, measure
 from tests.servers import S3Server, program
 
 REPORT = Path(__file__).parent.parent.parent / "docs/benchmarks/save.md"
@@ -263,7 +264,7 @@ def bench(
     results: Results = {step: {} for step in workload.steps}
     failed: set[str] = set()
     client = server.client()
-    with away(server, delay) as endpoint:
+    with away(server.port, delay) as endpoint:
         home = scratch / "home"
         environment = (
             os.environ | server.env() | {"AWS_ENDPOINT_URL": endpoint, "RESTIC_PASSWORD": "x", "HOME": str(home)}
