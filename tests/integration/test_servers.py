@@ -72,3 +72,10 @@ def test_a_missing_server_skips_or_fails(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("DATAMOUNT_REQUIRE_ALL", "1")
     with pytest.raises(pytest.fail.Exception, match="no weed"):
         servers.require("no weed")
+
+
+@pytest.mark.xdist_group("together")
+def test_a_group_stays_on_one_worker(request: pytest.FixtureRequest) -> None:
+    """Where several workers share the tests, those of one group are kept together: what they need is started once."""
+    if getattr(request.config.option, "loadgroup", False):
+        assert request.node.nodeid.endswith("@together")
