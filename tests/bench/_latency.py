@@ -14,7 +14,7 @@ from tests.servers import Process, free_port, program
 
 @contextlib.contextmanager
 def away(port: int, milliseconds: int) -> Iterator[str]:
-    """An address from which the server at `port` is `milliseconds` away, both ways together. Raises Missing where Go is
+    """An address from which every answer of the server at `port` comes `milliseconds` late. Raises Missing where Go is
     not installed."""
     if not milliseconds:
         yield f"http://127.0.0.1:{port}"
