@@ -242,8 +242,15 @@ export class Client {
     return URLExt.join(this.settings.baseUrl, 'datamount/api/v1', path);
   }
 
-  status(): Promise<IStatus> {
-    return this.json('status');
+  /** The state now; an ApiError of status 0 where it does not come within so many milliseconds. */
+  async status(within: number): Promise<IStatus> {
+    const late = new AbortController();
+    const watch = window.setTimeout(() => late.abort(), within);
+    try {
+      return await (await this.response('status', { signal: late.signal })).json();
+    } finally {
+      window.clearTimeout(watch);
+    }
   }
 
   snapshots(): Promise<ISnapshot[]> {

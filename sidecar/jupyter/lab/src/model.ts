@@ -113,10 +113,10 @@ export class SessionModel {
 
   private async _follow(): Promise<void> {
     let pause = FIRST_PAUSE;
-    // Once in any case: a tab that was opened in the background should know when it is looked at.
-    for (let first = true; ; first = false) {
-      if (document.hidden && first) {
-        await this.client.status().then(status => this._receive(status), console.debug);
+    for (;;) {
+      if (document.hidden && this.link === 'asking') {
+        // Once in any case: a tab that was opened in the background should know when it is looked at.
+        await this.client.status(FIRST_WORD).then(status => this._receive(status), console.debug);
       }
       if (document.hidden) {
         await this._sleep(Infinity);
@@ -167,7 +167,7 @@ export class SessionModel {
   private async _ask(): Promise<void> {
     this._silent = false;
     for (let times = 0; times < ASK_TIMES && !document.hidden; times++) {
-      this._receive(await this.client.status());
+      this._receive(await this.client.status(SILENCE));
       await this._sleep(ASK_EVERY);
     }
   }
