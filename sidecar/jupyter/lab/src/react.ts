@@ -13,6 +13,8 @@ export function useSignal(signal: ISignal<unknown, void>): number {
   const [count, add] = React.useReducer((value: number) => value + 1, 0);
   React.useEffect(() => {
     signal.connect(add);
+    // What was emitted between drawing and connecting: nothing else would tell of it.
+    add();
     return () => {
       signal.disconnect(add);
     };
