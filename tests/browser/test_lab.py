@@ -221,6 +221,17 @@ def test_keyboard_palette_and_menu(course: Path, up: Up, student: Students) -> N
     ada.page.locator(".dm-Version-content").wait_for()
 
 
+def test_the_first_news_is_never_missed(course: Path, up: Up, student: Students) -> None:
+    """However early the first state comes, the Save button and the words beside it follow: over and over in Notebook 7,
+    which draws so fast that one page in eight once missed it."""
+    jupyter = up(course, "--save-after", "600").open()
+    for _ in range(8):
+        ada = student(jupyter)
+        ada.open("notebooks/lesson.ipynb")
+        expect(ada.page.locator(".dm-Save")).to_be_enabled()
+        ada.page.close()
+
+
 def test_a_stream_that_is_held_back(course: Path, up: Up, student: Students) -> None:
     """Where something on the way keeps the stream of events from the browser, the state is asked for instead."""
     session = up(course, "--save-after", "600")
