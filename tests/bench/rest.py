@@ -29,6 +29,7 @@ NOTEBOOK = '{"cells": [], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}'
 SECONDS = 90.0
 SETTLE = 35.0
 """Seconds; the longest pause between two looks at the folder is 30."""
+CORES = os.cpu_count() or 1
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -98,6 +99,40 @@ def measure(files: int, seconds: float, scratch: Path) -> Resting:
         process.stop()
 
 
+def beside_a_kernel(scratch: Path) -> tuple[float, float]:
+    """What a first save of 60 MB takes while kernels keep every core busy: the largest share of a core over any
+    second, and the whole in seconds of CPU."""
+    home, state, run = (scratch / "busy" / name for name in ("home", "state", "run"))
+    run.mkdir(parents=True)
+    make_home(home, 200)
+    store = (scratch / "busy" / "store").as_uri()
+    workspace = Workspace(open_store(store), "o", "c")
+    workspace.save(home, state_dir=state, reason="auto")
+    where = ["--folder", home, "--run", run, "--state", state, "--store", store, "--owner", "o", "--course", "c"]
+    process = Process([sys.executable, "-m", "sidecar", *where], log=scratch / "busy.log")
+    process.start()
+    kernels = [Process([sys.executable, "-c", "while True: pass"], log=scratch / "kernel.log") for _ in range(CORES)]
+    try:
+        process.wait_ready(lambda: (run / "sidecar.json").exists(), seconds=60)
+        time.sleep(5)
+        for kernel in kernels:
+            kernel.start()
+        for number in range(300):
+            (home / f"picture{number}.png").write_bytes(os.urandom(200_000))
+        known, began, shares = len(workspace.ids()), cpu_seconds(process.pid), []
+        until = time.monotonic() + 180
+        while len(workspace.ids()) == known and time.monotonic() < until:
+            before, started = cpu_seconds(process.pid), time.monotonic()
+            time.sleep(1)
+            shares.append((cpu_seconds(process.pid) - before) / (time.monotonic() - started))
+        if len(workspace.ids()) == known:
+            raise RuntimeError("the change was not saved by itself")
+        return 100 * max(shares), cpu_seconds(process.pid) - began
+    finally:
+        for running in (*kernels, process):
+            running.stop()
+
+
 def report(found: list[Resting], seconds: float, load: float) -> str:
     """The page."""
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
@@ -129,8 +164,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--rounds", type=int, help="taken for `make bench`; one round is made")
     parser.add_argument("--dry", action="store_true", help="print, do not write the page")
+    parser.add_argument("--busy", action="store_true", help="a save beside busy kernels, and nothing else")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
+        if options.busy:
+            share, seconds = beside_a_kernel(Path(scratch))
+            print(f"at most {share:.0f} % of one core over a second, {seconds:.2f} s of CPU in all")
+            return
         found = [measure(files, options.seconds, Path(scratch)) for files in options.files or FILES]
     page = report(found, options.seconds, os.getloadavg()[0])
     if not options.dry:
