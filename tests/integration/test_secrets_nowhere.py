@@ -115,7 +115,7 @@ def site(
     mariadb.make_database(SCHEMA)
     mariadb.execute(f"CREATE TABLE {SCHEMA}.notes (id INT)", f"INSERT INTO {SCHEMA}.notes VALUES (1)")
     bucket = s3.make_bucket(s3.reader_bucket)
-    s3.put(bucket, {"icd/a.csv": b"a", "icd/b.csv": b"b"})
+    s3.put(bucket, {"planted/a.csv": b"a", "planted/b.csv": b"b"})
     pachyderm_auth.put("radiology", {"/png/a.png": b"a"})
     admin = s3.identities["admin"]
     store = {"url": f"s3://{s3.make_bucket()}/work", "endpoint_url": s3.endpoint_url, "anonymous": True}
@@ -125,7 +125,7 @@ def site(
             "region": s3.region,
             "access_key_id_file": site.secret_file("s3-id", admin.access_key_id),
             "secret_access_key_file": site.secret_file("s3-key", admin.secret_access_key),
-            "urls": [f"s3://{bucket}/icd/"],
+            "urls": [f"s3://{bucket}/planted/"],
         }
         database = {
             "host": mariadb.host,
@@ -159,7 +159,7 @@ def site(
 
 
 def manifest(s3: servers.S3Server, mariadb: servers.MariaDBServer, pachyderm: servers.PachydermServer) -> Any:
-    bucket = {"url": f"s3://{s3.reader_bucket}/icd/", "endpoint_url": s3.endpoint_url}
+    bucket = {"url": f"s3://{s3.reader_bucket}/planted/", "endpoint_url": s3.endpoint_url}
     table = {"host": mariadb.host, "port": mariadb.port, "database": SCHEMA, "credential": "db"}
     radiology = {"repo": "radiology", "path": "/png", "address": pachyderm.address, "credential": "pach"}
     return {
