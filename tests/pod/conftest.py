@@ -119,7 +119,7 @@ def s3_credential(site: Site, s3: servers.S3Server) -> Object:
         "role_arn": s3.role_arn,
         "access_key_id_file": site.secret_file("s3-id", admin.access_key_id),
         "secret_access_key_file": site.secret_file("s3-key", admin.secret_access_key),
-        "urls": [f"s3://{s3.reader_bucket}/icd/"],
+        "urls": [f"s3://{s3.reader_bucket}/hub/"],
     }
     return {"s3": grant, "allow": [{"images": [COURSE_IMAGE]}]}
 

@@ -16,9 +16,9 @@ SCHEMA = "clinic"
 
 def course(s3: servers.S3Server) -> dict[str, str]:
     """What repo2docker copies into the image: a repo with a manifest, a good dataset of each kind and a broken one."""
-    s3.put(s3.make_bucket(s3.reader_bucket), {"icd/codes.csv": CODES.encode(), "private/key.txt": b"not for courses"})
+    s3.put(s3.make_bucket(s3.reader_bucket), {"hub/codes.csv": CODES.encode(), "private/key.txt": b"not for courses"})
     s3.put(s3.make_bucket(s3.public_bucket), {"small/a.csv": b"x\n1\n"})
-    codes = {"url": f"s3://{s3.reader_bucket}/icd/", "endpoint_url": s3.endpoint_url, "credential": "icd"}
+    codes = {"url": f"s3://{s3.reader_bucket}/hub/", "endpoint_url": s3.endpoint_url, "credential": "icd"}
     gone = {"url": "s3://no-such-bucket/x/", "endpoint_url": s3.endpoint_url, "anonymous": True}
     datasets = {"codes": {"s3": codes}, "small": {"s3": small(s3)}, "gone": {"s3": gone}}
     return {
