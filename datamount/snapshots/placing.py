@@ -6,7 +6,6 @@ that appears meanwhile can lead a write out of the folder.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import secrets
@@ -19,6 +18,7 @@ from datamount.errors import Refused
 from datamount.snapshots.content import Chunk
 from datamount.snapshots.scan import printable
 from datamount.snapshots.versionfile import Entry
+from datamount.snapshots.writeback import start_writeback
 
 TEMPORARY = ".datamount-"
 """How the names of files begin that are not whole yet; saves leave them out."""
@@ -27,7 +27,6 @@ _CHUNK = 1 << 20
 _TOGETHER = 24
 _DIRTY = 8 << 20
 """Bytes of a file after which the disk is told to begin."""
-_SYNC_FILE_RANGE_WRITE = 2
 
 
 @contextmanager
@@ -159,14 +158,3 @@ def _write_all(handle: int, data: Chunk) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(handle, view[:_CHUNK]) :]
-
-
-def start_writeback(handle: int) -> None:
-    """Let the disk begin with what was written, without waiting for it; nothing where the system cannot."""
-    if _sync_file_range is not None:
-        _sync_file_range(handle, 0, 0, _SYNC_FILE_RANGE_WRITE)
-
-
-_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
-if _sync_file_range is not None:
-    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)

@@ -23,6 +23,7 @@ from pathlib import Path
 from datamount.names import DATA_LINK
 from datamount.snapshots.excludes import SECRET, Excludes, holds_login, may_hold_login
 from datamount.snapshots.versionfile import Skipped
+from datamount.snapshots.writeback import start_writeback
 
 TORN_WAIT = 2.0
 """Seconds that one save waits in all for files that are being written; then they are stored with a warning."""
@@ -232,6 +233,9 @@ def _read_once(root: Path, path: str, limit: int) -> Reading:
         stat = os.fstat(file.fileno())
         if not st.S_ISREG(stat.st_mode):
             raise OSError(errno.EINVAL, "not a file any more")
+        # A program that maps a file (numpy.memmap) gives it a new time at its first write to a page that the disk has,
+        # and none at later ones. From here on the next write is a first one again, and the index sees it.
+        start_writeback(file.fileno())
         if stat.st_size <= limit:
             data = file.read()
             return Reading(stat, len(data), hashlib.sha256(data).hexdigest(), data, started)

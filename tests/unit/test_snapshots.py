@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -165,6 +168,21 @@ def test_a_lost_or_corrupt_index_costs_time_only(workspace: Workspace, work: Pat
         index.write_bytes(b"{" if damage == "garbage" else data.replace(b'"src/a.py"', b'"src/z.py"'))
     assert not workspace.save(work, state_dir=state).created
     assert len(workspace.versions()) == 1
+
+
+def test_writes_through_a_mapping_are_seen(workspace: Workspace, tmp_path: Path) -> None:
+    """What a program writes into a file that it has mapped (numpy.memmap) is saved, however often it wrote before."""
+    # Not a folder in memory: there a mapping never changes a file's time.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        array = Path(folder) / "array.dat"
+        array.write_bytes(bytes(8192))
+        with array.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+            for word in (b"first", b"other", b"third"):
+                mapped[:5] = word
+                time.sleep(0.1)  # the index does not trust a file that is younger than a tick
+                saved = workspace.save(Path(folder), state_dir=tmp_path / "state")
+                assert saved.version
+                assert b"".join(workspace.read(saved.version.id, "array.dat"))[:5] == word
 
 
 def test_two_writers_make_siblings(store: FolderStore, work: Path, tmp_path: Path) -> None:
