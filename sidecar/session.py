@@ -204,7 +204,7 @@ class Session:
             if here:
                 # Before the first file changes: whatever happens on the way, it is not saved as the student's.
                 self._set_showing(Showing.of(version.info, undo.id, source.preview(version, target).new))
-            report = source.restore(version, target)
+            report = source.restore(version, target, inside=self._root(target))
             if here:
                 self._state.cover(self._scan())
         return undo.id, report
@@ -313,7 +313,7 @@ class Session:
         with self._state.restoring():
             undo = self._save("auto", f"Before restoring {chosen.info.id}")
             self._check_kept(undo, target, lambda: workspace.preview(chosen, target, paths=paths))
-            report = workspace.restore(chosen, target, paths=paths)
+            report = workspace.restore(chosen, target, inside=self._root(target), paths=paths)
             self._state.begin()
             self._save("auto", f"Restored {'files of ' if paths else ''}{chosen.info.id}")
         assert undo.version is not None
@@ -386,6 +386,11 @@ class Session:
         current = self._scan()
         self._state.looked(current)
         return self._state.covered, current
+
+    def _root(self, target: Path) -> Path | None:
+        """What a restore into a folder of the student's must not be led out of: the save before it takes its time, in
+        which programs here may put a link in the folder's place, and we may write where they may not."""
+        return None if target == self.settings.folder else self.settings.folder.resolve()
 
     def _inside(self, into: str) -> Path:
         folder = self.settings.folder.resolve()

@@ -69,13 +69,16 @@ class _Progress:
             self.bytes += size
 
 
-def restore_entries(entries: Iterable[Entry], into: Path, content: Content) -> RestoreReport:
+def restore_entries(
+    entries: Iterable[Entry], into: Path, content: Content, *, inside: Path | None = None
+) -> RestoreReport:
     """Write all entries below `into` (made when missing). DiskFull when there is no room, with whole files only
-    written so far; any other fault of one entry is in the report."""
-    into.mkdir(parents=True, exist_ok=True)
-    root = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    written so far; any other fault of one entry is in the report.
+
+    With `inside`, a folder that `into` is below, no link between the two is followed: Refused when there is one.
+    """
     done = _Progress()
-    try:
+    with _opened(into, inside) as root:
         usable = []
         for entry in entries:
             if why := refusal(entry):
@@ -92,8 +95,6 @@ def restore_entries(entries: Iterable[Entry], into: Path, content: Content) -> R
                 with _reported(entry, done):
                     _link(root, entry, done)
         _finish_folders(root, folders, done)
-    finally:
-        os.close(root)
     return RestoreReport(
         tuple(sorted(done.restored)),
         tuple(sorted(done.unchanged)),
@@ -101,6 +102,19 @@ def restore_entries(entries: Iterable[Entry], into: Path, content: Content) -> R
         tuple(sorted(done.not_stored)),
         done.bytes,
     )
+
+
+@contextmanager
+def _opened(into: Path, inside: Path | None) -> Iterator[int]:
+    if inside is None:
+        into.mkdir(parents=True, exist_ok=True)
+    above = inside or into
+    handle = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with folder_below(handle, "/".join(into.relative_to(above).parts)) as root:
+            yield root
+    finally:
+        os.close(handle)
 
 
 def preview_entries(entries: Iterable[Entry], into: Path) -> Preview:

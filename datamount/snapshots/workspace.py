@@ -95,6 +95,7 @@ class Workspace(History):
         version: Version | str,
         into: Path,
         *,
+        inside: Path | None = None,
         paths: Sequence[str] = (),
         state_dir: Path | None = None,
         save_first: bool = False,
@@ -105,7 +106,8 @@ class Workspace(History):
         does not stop the rest. Files that the version does not hold stay as they are. With `save_first` the folder
         as it is becomes a version before anything is written (`saved_before`), and is then the latest: save again to
         make the restored state that. Else, with `state_dir`, the next save of `into` builds on the restored version.
-        NotFound when a path is not in the version.
+        NotFound when a path is not in the version. `inside` is a folder that `into` must not leave while its owner
+        changes it: then a link on the way from the one to the other is Refused.
         """
         if isinstance(version, str):
             version = self.version(version)
@@ -116,7 +118,7 @@ class Workspace(History):
             message = f"before restoring {version.info.id}"
             saved = self.save(into, reason="auto", message=message, state_dir=state_dir)
             before = saved.version if saved.created else None
-        report = restore_entries(chosen, into, self.content())
+        report = restore_entries(chosen, into, self.content(), inside=inside)
         if state_dir is not None and before is None and not paths and not report.failed:
             self.adopt(version, into, state_dir)
         return replace(report, saved_before=before)
