@@ -182,18 +182,21 @@ def safe_path(key: str, *, dataset: str) -> str:
     The rule for keys of all sources: `/` separates; empty, `.` and `..` parts, control characters and parts
     over 255 bytes are refused (never renamed: a silent rename could hide one object behind another).
     """
-    parts = key.split("/")
-    shown = ascii(key) if _FORBIDDEN.search(key) else repr(key)
-    if any(part in ("", ".", "..") for part in parts):
+    if fault := path_fault(key):
+        shown = ascii(key) if _FORBIDDEN.search(key) else repr(key)
         raise UsageError(
-            f'dataset "{dataset}": the key {shown} has an empty, "." or ".." part and cannot become a file.',
-            hint="Leave it out with `exclude`, or rename it at the source.",
-            who="the course's author",
-        )
-    if _FORBIDDEN.search(key) or any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts):
-        raise UsageError(
-            f'dataset "{dataset}": the key {shown} has a control character or a part over 255 bytes.',
+            f'dataset "{dataset}": the key {shown} {fault}.',
             hint="Leave it out with `exclude`, or rename it at the source.",
             who="the course's author",
         )
     return key
+
+
+def path_fault(key: str) -> str:
+    """Why `key` cannot be the path of a file below a dataset's folder ("has …"); "" where it can."""
+    parts = key.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return 'has an empty, "." or ".." part and cannot become a file'
+    if _FORBIDDEN.search(key) or any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts):
+        return "has a control character or a part over 255 bytes"
+    return ""

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from datamount.drivers.base import path_fault
 from datamount.errors import Unavailable
 
 OPEN_FOLDERS = 128
@@ -62,8 +63,11 @@ class Folder:
 
         With `make`, missing folders are made, and a link or a replaceable file that stands where a folder must be is
         removed; anything else there raises Unavailable. Without, FileNotFoundError or NotADirectoryError as found.
+        ValueError for a path that is not below this folder, such as "../x": whoever names it must have refused it.
         """
         *folders, last = path.split("/")
+        if fault := path_fault(path):
+            raise ValueError(f"{path!r} {fault}")
         handle = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             walked = ""

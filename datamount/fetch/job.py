@@ -7,8 +7,8 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from datamount import names
@@ -17,6 +17,7 @@ from datamount.drivers.base import Connection, Driver, Item
 from datamount.errors import Conflict, DatamountError, NotFound, VerificationFailed
 from datamount.fetch.earlier import EarlierFetch
 from datamount.fetch.lanes import Lanes
+from datamount.fetch.locked import Gathered, LockedObjects
 from datamount.fetch.means import Means
 from datamount.fetch.outcome import as_ours, drifted, failure
 from datamount.fetch.pins import LockEntry
@@ -41,8 +42,7 @@ class Delivery:
 
     status: DatasetStatus
     pin: Mapping[str, Any] | None = None
-    items: Sequence[Item] = ()
-    receipts: Mapping[str, Receipt] = field(default_factory=dict)
+    objects: LockedObjects | None = None
     error: DatamountError | None = None
 
 
@@ -223,20 +223,23 @@ class Job:
         if self._asked is not None:
             self._asked = time.monotonic()
 
-    def _still_there(self, todo: Sequence[Item], desk: Desk, driver: Driver[Any]) -> None:
-        """Where pinned objects must be fetched: ask whether the pinned version is there still.
+    def _locked(
+        self, entry: LockEntry, objects: LockedObjects, desk: Desk, driver: Driver[Any]
+    ) -> Iterator[tuple[Item, Receipt | None]]:
+        """The pinned objects, each with its receipt where it is there already.
 
-        If it is not, nothing else may stand under its names.
+        Where some must be fetched, the source is asked first whether the pinned version is there still. If it is not,
+        nothing else may stand under its names.
         """
-        assert self._entry is not None
-        pin = self._entry.pin
-        if not todo:
-            return
-        try:
-            self._ask(lambda: driver.resolve(pin))
-        except (VerificationFailed, NotFound, Conflict) as error:
-            self._drop_unproven(desk, [(item, error) for item in todo])
-            raise drifted(self.name, self._entry, driver, error) from error
+        there = [self._complete(desk, item) for item in objects.items()]
+        if not all(there):
+            try:
+                self._ask(lambda: driver.resolve(entry.pin))
+            except (VerificationFailed, NotFound, Conflict) as error:
+                missing = (item for item, receipt in zip(objects.items(), there, strict=True) if receipt is None)
+                self._drop_unproven(desk, ((item, error) for item in missing))
+                raise drifted(self.name, entry, driver, error) from error
+        return zip(objects.items(), there, strict=True)
 
     def _pages(self, driver: Driver[Any], pin: Mapping[str, Any], known: Paths) -> Iterator[list[Item]]:
         """The plan, as it comes. A listing that breaks is begun again, and what is `known` by then is passed over."""
@@ -275,31 +278,32 @@ class Job:
                 self._lanes.shelf = shelf
                 if self._left:
                     self._lanes.leave()
-                self._deliver_all(self._lanes, desk, driver, receipts)
+                with contextlib.closing(Gathered()) if self._for_lock else contextlib.nullcontext() as gathered:
+                    self._deliver_all(self._lanes, desk, driver, receipts, gathered)
         except BaseException:
             remove_record(means.data, self.name)
             raise
         finally:
             receipts.close()
 
-    def _deliver_all(self, lanes: Lanes, desk: Desk, driver: Driver[Any], receipts: Receipts) -> None:
-        locked = self._entry.items() if self._entry else None
-        paths = Paths(self.name)
-        items: list[Item] = []
-        known: dict[str, Receipt | None] = {}
+    def _deliver_all(
+        self, lanes: Lanes, desk: Desk, driver: Driver[Any], receipts: Receipts, gathered: Gathered | None
+    ) -> None:
+        entry, paths = self._entry, Paths(self.name)
         pin: Mapping[str, Any]
-        pages: Iterator[list[Item]]
+        plan: Iterable[Iterable[tuple[Item, Receipt | None]]]
         try:
-            if self._entry is not None and locked is not None:
-                pin, pages = self._entry.pin, iter([locked])
-                known = {item.path: desk.complete(item) for item in locked}
-                self._still_there([item for item in locked if known[item.path] is None], desk, driver)
+            if entry is not None and entry.objects is not None:
+                pin = entry.pin
+                locked = self._locked(entry, entry.objects, desk, driver)
+                plan = iter(lambda: list(itertools.islice(locked, PAGE)), [])
             else:
-                wanted = self._entry.pin if self._entry else None
-                pin = self._ask(lambda: driver.resolve(wanted))
-                pages = self._pages(driver, pin, paths)
+                pin = self._ask(lambda: driver.resolve(entry.pin if entry else None))
+                plan = (
+                    ((item, self._complete(desk, item)) for item in page) for page in self._pages(driver, pin, paths)
+                )
             self.status.pin = dict(pin)
-            lanes.transfer(self._todo(pages, paths=paths, items=items, lanes=lanes, desk=desk, known=known))
+            lanes.transfer(self._todo(plan, paths=paths, lanes=lanes, desk=desk, gathered=gathered))
         except DatamountError as error:
             if len(receipts) and not lanes.complete and not isinstance(error, Stopped):
                 self.status.warnings.append("The files of an earlier fetch are still there.")
@@ -308,30 +312,35 @@ class Job:
             pass  # a dataset of no files is an empty folder
         if self._planned:
             self._remove_gone(desk, receipts, paths)
-        self.delivery.pin, self.delivery.items = pin, items
+        self.delivery.pin = pin
         if lanes.failures:
             self._drop_unproven(desk, lanes.failures)
             raise failure(self.name, [error for _, error in lanes.failures], self._entry, driver)
         if not self._planned or lanes.complete < len(paths):
             raise stopped(self.name)
         desk.sweep()
-        if self._for_lock:
-            self.delivery.receipts = {receipt.path: receipt for receipt in receipts}
+        if gathered is not None:
+            self.delivery.objects = gathered.locked(receipts.content)
         delivered = (receipt for receipt in receipts if receipt.path in paths)
         write_record(self._means.data, self.name, self.dataset, pin=pin, locked=self.status.locked, files=delivered)
         self.status.files_total, self.status.bytes_total = len(paths), self.status.bytes_done
 
+    def _complete(self, desk: Desk, item: Item) -> Receipt | None:
+        """As `Desk.complete`, which may have to read files; the error of `stopped` where the fetch ends meanwhile."""
+        if self._means.stop.is_set():
+            raise stopped(self.name)
+        return desk.complete(item)
+
     def _todo(
         self,
-        pages: Iterable[list[Item]],
+        pages: Iterable[Iterable[tuple[Item, Receipt | None]]],
         *,
         paths: Paths,
-        items: list[Item],
         lanes: Lanes,
         desk: Desk,
-        known: dict[str, Receipt | None],
+        gathered: Gathered | None,
     ) -> Iterator[list[Item]]:
-        """Of each page what must be transferred, with its room reserved. Where it is for the lock, `items` gets all.
+        """Of each page what must be transferred, with its room reserved. Where it is for the lock, `gathered` gets all.
 
         While the plan is not known to fit into the disk with ease, nothing is handed out before its end.
         """
@@ -342,17 +351,16 @@ class Job:
         self.status.bytes_total = 0
         for page in pages:
             todo = []
-            for item in page:
+            for item, receipt in page:
                 paths.add(item.path)
-                receipt = known.pop(item.path) if known else desk.complete(item)
+                if gathered is not None:
+                    gathered.add(item)
+                self.status.bytes_total += item.size or 0
                 if receipt is None:
                     todo.append(item)
                 else:
                     lanes.there(receipt)
-            if self._for_lock:
-                items += page
             self.status.files_total = len(paths)
-            self.status.bytes_total += sum(item.size or 0 for item in page)
             more = sum((i.size or 0) - (desk.partial_bytes(i) if (i.size or 0) > LARGE else 0) for i in todo)
             space.reserve(self.name, more)
             needed += more

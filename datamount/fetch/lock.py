@@ -12,17 +12,7 @@ from datamount.credentials import Credentials
 from datamount.drivers import Driver, Pin, open_driver
 from datamount.errors import DatamountError, UsageError
 from datamount.fetch.engine import Delivery, Engine, Opener
-from datamount.fetch.pins import (
-    FIXED_BY_PIN,
-    LockedObject,
-    LockEntry,
-    LockFile,
-    declaration,
-    drift,
-    dump,
-    read_lock,
-    write_lock,
-)
+from datamount.fetch.pins import FIXED_BY_PIN, LockEntry, LockFile, declaration, drift, dump, read_lock, write_lock
 from datamount.fetch.retries import Policy
 from datamount.progress import Progress
 from datamount.status import Status
@@ -30,7 +20,7 @@ from datamount.status import Status
 if TYPE_CHECKING:
     from datamount.course import Course
 
-__all__ = ["LockEntry", "LockFile", "LockedObject", "Locking", "check", "dump", "lock", "read_lock", "write_lock"]
+__all__ = ["LockEntry", "LockFile", "Locking", "check", "dump", "lock", "read_lock", "write_lock"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +80,8 @@ def lock(
             continue
         old = entries.get(name)
         entries[name] = _entry(course, name, delivery)
-        changes[name] = drift(old, delivery.pin or {}, delivery.items) if old else []
+        found = delivery.objects.items() if delivery.objects else ()
+        changes[name] = drift(old, delivery.pin or {}, found) if old else []
     after = LockFile(datasets=entries)
     if after != before or not course.lock_path.exists():
         write_lock(course.lock_path, after)
@@ -140,16 +131,9 @@ def _drift(entry: LockEntry, pin: Pin, driver: Driver[Any]) -> list[str] | None:
 
 def _entry(course: Course, name: str, delivery: Delivery) -> LockEntry:
     dataset = course.manifest.datasets[name]
-    objects = None
-    if dataset.kind not in FIXED_BY_PIN:
-        objects = tuple(
-            LockedObject(
-                path=item.path,
-                size=delivery.receipts[item.path].size,
-                sha256=delivery.receipts[item.path].sha256,
-                identity=item.identity,
-                ref=dict(item.ref),
-            )
-            for item in sorted(delivery.items, key=lambda item: item.path)
-        )
-    return LockEntry(kind=dataset.kind, declaration=declaration(dataset), pin=dict(delivery.pin or {}), objects=objects)
+    return LockEntry(
+        kind=dataset.kind,
+        declaration=declaration(dataset),
+        pin=dict(delivery.pin or {}),
+        objects=None if dataset.kind in FIXED_BY_PIN else delivery.objects,
+    )

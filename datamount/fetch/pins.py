@@ -8,42 +8,29 @@ for the others the entry lists the objects with their SHA-256.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, field
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.dataclasses import dataclass
 
-from datamount.drivers.base import Digest, Item
+from datamount.drivers.base import Item
 from datamount.errors import Fault, ManifestError
-from datamount.manifest import Dataset, Sha256
+from datamount.fetch.locked import LockedObject, LockedObjects
+from datamount.manifest import Dataset
 from datamount.status import write_atomic
 
 FIXED_BY_PIN = frozenset({"quilt", "pachyderm"})
+_OPEN, _CLOSE = b'   "objects": [\n', b"   ]\n"
+"""The lines around the objects of an entry, as `dump` writes them."""
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
-class LockedObject:
-    """One object, as it was when the lock was written. `ref` is the driver's own.
-
-    With slots, because a lock may have 100,000 of them: 1.5 KB each where a model takes 2.4.
-    """
-
-    path: str
-    size: Annotated[int, Field(ge=0)]
-    sha256: Sha256
-    identity: str
-    ref: dict[str, Any] = field(default_factory=dict)
-
-    def item(self) -> Item:
-        return Item(self.path, self.size, self.identity, Digest("sha256", self.sha256), self.ref)
 
 
 class LockEntry(_Model):
@@ -52,11 +39,8 @@ class LockEntry(_Model):
     kind: str
     declaration: str
     pin: dict[str, Any] = Field(default_factory=dict)
-    objects: tuple[LockedObject, ...] | None = None
-
-    def items(self) -> list[Item] | None:
-        """The objects to deliver, or None where the pin says it all."""
-        return None if self.objects is None else [o.item() for o in self.objects]
+    objects: LockedObjects | None = None
+    """None where the pin says it all."""
 
     def is_for(self, dataset: Dataset) -> bool:
         """Whether it speaks of what this manifest asks for."""
@@ -77,15 +61,49 @@ def declaration(dataset: Dataset) -> str:
 def read_lock(path: Path) -> LockFile:
     """The lock at `path`; an empty one where there is no file. Raises ManifestError where it cannot be read."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as stream:
+            return _read(stream)
     except FileNotFoundError:
         return LockFile()
-    hint = "Restore it from git, or delete it and run `datamount lock`."
-    try:
-        return LockFile.model_validate_json(content)
     except ValidationError as error:
+        hint = "Restore it from git, or delete it and run `datamount lock`."
         faults = [Fault(": ".join(filter(None, (_place(e["loc"]), f"{e['msg']}."))), hint=hint) for e in error.errors()]
         raise ManifestError(str(path), faults, hint="") from error
+
+
+def _read(stream: IO[bytes]) -> LockFile:
+    """A lock as `dump` writes it, without ever holding its text; one in another form by reading it whole."""
+    rest: list[bytes] = []
+    found: list[LockedObjects] = []
+    try:
+        for line in stream:
+            if line == _OPEN:
+                found.append(LockedObjects.parse(_rows(stream)))
+                rest.append(b'   "objects": %d\n' % (len(found) - 1))
+            elif b'"objects"' in line and line != b'   "objects": []\n':
+                raise ValueError(line)
+            else:
+                rest.append(line)
+        return LockFile.model_validate_json(b"".join(rest), context=found)
+    except ValueError:  # pydantic's errors, too: those of the whole name the place
+        stream.seek(0)
+        return LockFile.model_validate_json(stream.read())
+
+
+def _rows(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The objects up to the line that closes them. ValueError where a line is not what `dump` writes."""
+    before = b""
+    for line in chain(lines, (b"",)):
+        row = before.removesuffix(b"\n")
+        if line != _CLOSE and not (line.startswith(b"    {") and line.endswith((b"}\n", b"},\n"))):
+            raise ValueError(line)
+        if before and row.endswith(b",") == (line == _CLOSE):
+            raise ValueError(line)  # a comma too many, or too few
+        if before:
+            yield row.removesuffix(b",")
+        if line == _CLOSE:
+            return
+        before = line
 
 
 def _place(keys: tuple[int | str, ...]) -> str:
@@ -94,53 +112,70 @@ def _place(keys: tuple[int | str, ...]) -> str:
 
 def write_lock(path: Path, lock: LockFile) -> None:
     """Write the lock atomically; the same content gives the same bytes."""
-    write_atomic(path, dump(lock).encode())
+    write_atomic(path, dump(lock))
 
 
-def dump(lock: LockFile) -> str:
-    """The lock as text: sorted, one object a line."""
-    datasets = []
+def dump(lock: LockFile) -> Iterator[bytes]:
+    """The lock as text, in parts: sorted, one object a line."""
+    yield b'{\n "version": %d,\n "datasets": {' % lock.version
+    before = b"\n"
     for name in sorted(lock.datasets):
-        entry = lock.datasets[name]
-        lines = [f'   "{key}": {_json(getattr(entry, key))}' for key in ("kind", "declaration", "pin")]
-        if entry.objects is not None:
-            rows = [f"    {_json(asdict(o))}" for o in sorted(entry.objects, key=lambda o: o.path)]
-            lines.append('   "objects": [' + ("\n" + ",\n".join(rows) + "\n   " if rows else "") + "]")
-        datasets.append(f"  {_json(name)}: {{\n" + ",\n".join(lines) + "\n  }")
-    inside = "\n" + ",\n".join(datasets) + "\n " if datasets else ""
-    return f'{{\n "version": {lock.version},\n "datasets": {{{inside}}}\n}}\n'
+        yield before + b"  " + _json(name) + b": {\n"
+        yield from _dump_entry(lock.datasets[name])
+        yield b"\n  }"
+        before = b",\n"
+    yield b"\n }\n}\n" if lock.datasets else b"}\n}\n"
+
+
+def _dump_entry(entry: LockEntry) -> Iterator[bytes]:
+    yield b",\n".join(
+        b'   "%s": %s' % (key.encode(), _json(getattr(entry, key))) for key in ("kind", "declaration", "pin")
+    )
+    if entry.objects is None:
+        return
+    yield b',\n   "objects": ['
+    before = b"\n    "
+    for found in entry.objects:
+        yield before + found.row()
+        before = b",\n    "
+    yield b"\n   ]" if entry.objects else b"]"
 
 
 def drift(entry: LockEntry, pin: Mapping[str, Any], items: Iterable[Item]) -> list[str]:
     """What is different at the source now, a sentence a difference: `"a.csv": size 3 → 4`. Empty when nothing is."""
     if entry.objects is None:
-        return [
-            f"{key} {entry.pin.get(key)} → {pin.get(key)}"
-            for key in sorted({*entry.pin, *pin})
-            if entry.pin.get(key) != pin.get(key)
-        ]
-    then = {o.path: o for o in entry.objects}
-    now = {i.path: i for i in items}
-    found = [f'"{path}" is new' for path in sorted(now.keys() - then.keys())]
-    found += [f'"{path}" is gone' for path in sorted(then.keys() - now.keys())]
-    for path in sorted(then.keys() & now.keys()):
-        old, new = then[path], now[path]
-        changes = []
-        if new.size is not None and old.size != new.size:
-            changes.append(f"size {old.size} → {new.size}")
-        changes += [
-            f"{key} {old.ref.get(key)} → {new.ref.get(key)}"
-            for key in sorted({*old.ref, *new.ref})
-            if old.ref.get(key) != new.ref.get(key)
-        ]
-        if old.identity != new.identity and not changes:
-            changes.append(f"{old.identity} → {new.identity}")
-        if new.digest and new.digest.algorithm == "sha256" and new.digest.value != old.sha256:
-            changes.append(f"sha256 {old.sha256} → {new.digest.value}")
-        if changes:
-            found.append(f'"{path}": {", ".join(changes)}')
-    return found
+        return _changes(entry.pin, pin)
+    then = ((found.path, 0, found) for found in entry.objects)
+    now = ((item.path, 1, item) for item in sorted(items, key=lambda item: item.path))
+    new, gone, changed = list[str](), list[str](), list[str]()
+    for path, group in groupby(heapq.merge(then, now, key=itemgetter(0, 1)), key=itemgetter(0)):
+        match [found for _, _, found in group]:
+            case [LockedObject() as old, Item() as item]:
+                if changes := _changed(old, item):
+                    changed.append(f'"{path}": {", ".join(changes)}')
+            case [Item()]:
+                new.append(f'"{path}" is new')
+            case _:
+                gone.append(f'"{path}" is gone')
+    return [*new, *gone, *changed]
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+def _changed(old: LockedObject, new: Item) -> list[str]:
+    changes = []
+    if new.size is not None and old.size != new.size:
+        changes.append(f"size {old.size} → {new.size}")
+    changes += _changes(old.ref, new.ref)
+    known = new.digest is not None and new.digest.algorithm == "sha256"
+    if old.identity != new.identity and not changes and not known:
+        changes.append(f"{old.identity} → {new.identity}")
+    if known and new.digest is not None and new.digest.value != old.sha256:
+        changes.append(f"sha256 {old.sha256} → {new.digest.value}")
+    return changes
+
+
+def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [f"{key} {then.get(key)} → {now.get(key)}" for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False).encode()

@@ -102,6 +102,11 @@ class Receipts:
     def get(self, path: str) -> Receipt | None:
         return self._receipts.get(path)
 
+    def content(self, path: str) -> tuple[int, str]:
+        """Size and SHA-256 of a file that is complete. KeyError where it is not."""
+        receipt = self._receipts[path]
+        return receipt.size, receipt.sha256
+
     def add(self, receipt: Receipt) -> None:
         """Write down that a file is complete; call it before the rename."""
         self._append(_line(receipt))

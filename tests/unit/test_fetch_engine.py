@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import random
@@ -20,9 +21,10 @@ import pytest
 from datamount.course import Course, read_course
 from datamount.credentials import Credential
 from datamount.drivers.base import Buffer, Connection, Item
-from datamount.errors import DiskFull, Refused, Unavailable, UsageError
+from datamount.errors import DiskFull, ManifestError, Refused, Unavailable, UsageError
 from datamount.fetch import exit_error, fetch
 from datamount.fetch.environment import read_environment
+from datamount.fetch.pins import declaration
 from datamount.fetch.retries import Policy
 from datamount.fetch.space import Paths
 from datamount.manifest import Dataset
@@ -579,3 +581,22 @@ def test_a_receipt_of_another_version_is_not_trusted(bench: Bench) -> None:
     bench.fetch()
     assert bench.files() == {"a": b"new!"}
     assert all(json.loads(line) for line in journal.read_text().splitlines() if not line.startswith('{"path": "torn'))
+
+
+@pytest.mark.parametrize("path", ["../../escaped", "sub/../../../escaped", "/escaped", "sub//a", "a\nb"])
+def test_a_lock_names_nothing_outside_its_dataset(bench: Bench, path: str) -> None:
+    """A lock whose object would be written, or removed, outside of its dataset's folder is refused as a whole."""
+    bench.world.put("codes", {"a.csv": b"mine"})
+    victim = bench.folder / "escaped"
+    victim.write_text("somebody's")
+    row = {"path": path, "size": 4, "sha256": hashlib.sha256(b"mine").hexdigest(), "identity": "x"}
+    entry = {"kind": "s3", "declaration": declaration(bench.course.manifest.datasets["codes"]), "pin": {"folder": "x"}}
+    for wrong in ({}, {"sha256": "0" * 64}):
+        objects = [row | wrong | {"ref": {"key": "a.csv"}}]
+        text = json.dumps({"version": 1, "datasets": {"codes": entry | {"objects": objects}}})
+        bench.course.lock_path.write_text(text)
+        with pytest.raises(ManifestError, match=r"datasets\.codes\.objects\.0\.path"):
+            bench.fetch()
+        assert victim.read_text() == "somebody's"
+        assert not bench.files()
+    assert {p.name for p in bench.folder.iterdir()} == {"course", "data", "escaped", "run", "source"}
