@@ -84,8 +84,14 @@ def open_course(source: str, into: Path | None = None) -> Course:
     a missing repo or ref, Unavailable where git failed, NoManifest, ManifestError for a manifest with faults. A
     failed clone leaves nothing behind.
     """
-    if not _is_url(source):
+    if not is_url(source):
         folder = Path(source).expanduser()
+        if folder.is_file():
+            home = folder.absolute().parent
+            home = home.parent if home.name in names.MANIFEST_FOLDERS else home
+            raise UsageError(
+                f'"{source}" is a file, and a course is a folder.', hint=f'Give its folder: "{home}".', who="you"
+            )
         if not folder.is_dir():
             raise UsageError(
                 f'there is no folder "{source}", and it is not a git URL.',
@@ -188,7 +194,7 @@ def normalise_url(url: str) -> str:
     return f"https://{host}{kept}{path}"
 
 
-def _is_url(source: str) -> bool:
+def is_url(source: str) -> bool:
     """Whether this is for git rather than a folder; a folder that exists always wins."""
     if "://" in source or "::" in source or source.startswith("-"):
         return True
@@ -311,17 +317,38 @@ def _clone(url: str, ref: str | None, target: Path) -> None:
 
 
 def _clone_error(url: str, ref: str | None, stderr: str) -> Unavailable:
-    lines = [line for line in stderr.splitlines() if line.startswith(("fatal: ", "ERROR: ", "error: "))]
-    said = _without_userinfo(lines[0].partition(": ")[2] if lines else "no reason given").rstrip(".")
+    said = _without_userinfo(_said(stderr))
     shown = _without_userinfo(url)
     if "couldn't find remote ref" in stderr or "not our ref" in stderr or "no such remote ref" in stderr:
         return NotFound(f'"{shown}" has no branch, tag or commit "{ref or "HEAD"}".', hint="Check the ref.", who="you")
     lower = stderr.lower()
     if any(sign in lower for sign in ("not found", "does not exist", "does not appear to be a git repository")):
         return NotFound(f'there is no git repo at "{shown}" ({said}).', hint="Check the URL.", who="you")
+    usual = "Check the URL and the network; a private repo needs git's credential helper or an ssh key."
     return Unavailable(
         f'git could not clone "{shown}": {said}.',
-        hint="Check the URL and the network; a private repo needs git's credential helper or an ssh key.",
+        hint=next((hint for sign, hint in _SSH_HINTS.items() if sign in lower), usual),
         who="you",
         transient="could not resolve host" in lower or "timed out" in lower or "connection" in lower,
     )
+
+
+_SSH_HINTS = {
+    "permission denied (": "Add your ssh key to your account there (`ssh-add -l` lists the keys that ssh offers), or "
+    "use the repo's https:// URL.",
+    "host key verification failed": "ssh does not know this server yet: connect once with `ssh -T USER@HOST` and "
+    "compare its key, or use the repo's https:// URL.",
+    "ssh: connect to host": "Check the URL and the network; where ssh is not let through, use the repo's https:// URL.",
+}
+"""What helps, by what ssh says."""
+
+
+def _said(stderr: str) -> str:
+    """The line that tells why: git's first, or ssh's last where git only says that ssh failed."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    first = next((at for at, line in enumerate(lines) if line.startswith(("fatal: ", "ERROR: ", "error: "))), None)
+    if first is None:
+        return "no reason given"
+    if first and "Could not read from remote repository" in lines[first]:
+        return lines[first - 1].removeprefix("ssh: ").rstrip(".")
+    return lines[first].partition(": ")[2].rstrip(".")

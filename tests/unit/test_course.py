@@ -225,9 +225,36 @@ def test_a_clone_never_goes_over_files(repo: Path, tmp_path: Path) -> None:
 
 
 def test_neither_a_folder_nor_a_url(tmp_path: Path) -> None:
-    """A mistyped folder is told from a URL."""
+    """A mistyped folder is told from a URL, and of a file's its folder is named."""
     with pytest.raises(UsageError, match="no folder"):
         open_course(str(tmp_path / "nope"))
+    for name in ("datamount.yaml", "binder/datamount.yaml", "week-1.ipynb"):
+        file = tmp_path / "stat-101" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(MANIFEST)
+        with pytest.raises(UsageError, match="is a file") as caught:
+            open_course(str(file))
+        assert caught.value.hint == f'Give its folder: "{tmp_path}/stat-101".'
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "hint"),
+    [
+        ("git@host: Permission denied (publickey).", "git@host: Permission denied (publickey).", "Add your ssh key"),
+        ("Host key verification failed.", "Host key verification failed.", "ssh -T"),
+        ("ssh: connect to host host port 22: Connection refused", "connect to host host port 22", "not let through"),
+        ("ssh: Could not resolve hostname host: Name or service not known", "Could not resolve hostname", "the URL"),
+    ],
+)
+def test_a_clone_that_ssh_refused_says_what_ssh_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, said: str, hint: str
+) -> None:
+    """git's own line, that it could not read from the remote, helps nobody: ssh's reason is shown, and what to do."""
+    monkeypatch.setenv("GIT_SSH_COMMAND", f"sh -c 'echo \"{words}\" >&2; exit 255'")
+    with pytest.raises(Unavailable) as caught:
+        open_course("git@host:org/course.git", into=tmp_path / "clone")
+    assert said in caught.value.message
+    assert hint in caught.value.hint
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file URLs of drives")
