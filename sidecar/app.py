@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import mimetypes
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,18 +15,17 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, Header, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
-from starlette.exceptions import HTTPException
+from fastapi.responses import HTMLResponse, StreamingResponse
 
 import datamount
 from datamount import names
-from datamount.errors import DatamountError, UsageError
+from datamount.errors import TooMany
+from datamount.problems import PROBLEM_TYPE, add_handlers
 from datamount.snapshots import SaveResult, Version, Workspace
 from datamount.status import read_status
 from sidecar import archive, page, sharing
 from sidecar.differences import FileDifference, compare
-from sidecar.errors import Busy, KeyReused
+from sidecar.errors import KeyReused
 from sidecar.guard import Guard
 from sidecar.models import (
     Difference,
@@ -46,7 +44,6 @@ from sidecar.models import (
 )
 from sidecar.session import Session, problem
 
-PROBLEM_TYPE = "application/problem+json"
 REMEMBERED_KEYS = 256
 KEEPALIVE_SECONDS = 15.0
 STREAMS = 32
@@ -95,36 +92,11 @@ def create_app(session: Session, token: str) -> FastAPI:
 
 
 def _handle_errors(app: FastAPI) -> None:
-    def reply(document: dict[str, Any], headers: Any = None) -> JSONResponse:
-        return JSONResponse(document, document["status"], headers, media_type=PROBLEM_TYPE)
-
-    @app.exception_handler(DatamountError)
-    async def ours(_: Request, error: DatamountError) -> JSONResponse:
-        after = {"Retry-After": str(math.ceil(error.retry_after))} if error.retry_after else None
-        return reply(error.problem(), after)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        faults = [{"where": ".".join(map(str, e["loc"])), "detail": e["msg"]} for e in error.errors()]
-        first = faults[0] if faults else {"where": "request", "detail": "not valid"}
-        found = UsageError(f"{first['where']}: {first['detail']}.", hint="See /docs.", who="you")
-        return reply(found.problem() | {"status": 422, "errors": faults})
-
-    @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        phrase = HTTPStatus(error.status_code).phrase
-        return reply(
-            {"type": "about:blank", "title": phrase, "status": error.status_code, "detail": str(error.detail)},
-            error.headers,
-        )
+    add_handlers(app, hint="See /docs.", document_of=problem)
 
     @app.exception_handler(Unchanged)
     async def unchanged(_: Request, found: Unchanged) -> Response:
         return Response(status_code=304, headers={"ETag": str(found), "Cache-Control": "private, no-cache"})
-
-    @app.exception_handler(Exception)
-    async def bug(_: Request, error: Exception) -> JSONResponse:
-        return reply(problem(error))
 
 
 def _add_status(app: FastAPI, session: Session) -> None:
@@ -167,7 +139,7 @@ def _add_status(app: FastAPI, session: Session) -> None:
         The stream ends with the session, or with the connection; 32 may be open at once.
         """
         if len(open_streams) >= STREAMS:
-            raise Busy(
+            raise TooMany(
                 f"{len(open_streams)} streams of events are open.",
                 hint="Close one, or ask /status.",
                 who="you",

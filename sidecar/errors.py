@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from datamount.errors import DatamountError, Refused, UsageError
-
-
-class Busy(DatamountError):
-    exit_code = 5
-    http_status = 429
-    title = "Too much at once"
+from datamount.errors import Refused, UsageError
 
 
 class KeyReused(UsageError):

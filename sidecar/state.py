@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from datamount.errors import TooMany
 from sidecar.autosave import Fingerprint, changes
-from sidecar.errors import Busy
 from sidecar.models import LastSave, Quota, SaveState
 from sidecar.settings import Settings
 from sidecar.showing import Showing
@@ -97,10 +97,10 @@ class State:
 
     # --- To be told ---------------------------------------------------------------------------------------------
     def begin(self, *, within: int | None = None) -> None:
-        """A save or restore begins, or waits for others. Busy where `within` of them are on their way."""
+        """A save or restore begins, or waits for others. TooMany where `within` of them are on their way."""
         with self._lock:
             if within is not None and self._saving >= within:
-                raise Busy(
+                raise TooMany(
                     f"{self._saving} saves and restores are under way in this session.",
                     hint="Wait until they are done.",
                     who="you",

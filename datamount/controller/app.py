@@ -13,7 +13,8 @@ import anyio.to_thread
 from fastapi import FastAPI, Path, Request, Response
 
 import datamount
-from datamount.controller import problems, webhook
+from datamount import problems
+from datamount.controller import webhook
 from datamount.controller.audit import Audit
 from datamount.controller.auth import Authenticator, Session
 from datamount.controller.events import Progress, ProgressEvents

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from datamount.controller.problems import reply
 from datamount.errors import UsageError
+from datamount.problems import reply
 
 SMALL = 256 << 10
 _SMALL_ROUTES = ("/v1/leases", "/v1/progress", "/v1/session")

@@ -19,14 +19,13 @@ import httpx
 import pytest
 import uvicorn
 
-from datamount.errors import Unavailable
+from datamount.errors import TooMany, Unavailable
 from datamount.merge import FileChange, MergeReport
 from datamount.session.homecoming import MERGE_FILE
 from datamount.snapshots import Workspace, saving
 from datamount.status import Status, StatusFile
 from sidecar.__main__ import TOKEN_FILE, keep_token, make_session, read_settings
 from sidecar.app import STREAMS, create_app
-from sidecar.errors import Busy
 from sidecar.session import WAITING, Session
 from sidecar.settings import Settings
 
@@ -340,7 +339,7 @@ def test_what_the_launch_merged_is_told(api: httpx.Client, settings: Settings) -
 
 
 def test_too_much_at_once_is_refused(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Saves beyond the limit are refused with Busy, and those before it are all done."""
+    """Saves beyond the limit are refused with TooMany, and those before it are all done."""
     go_on = threading.Event()
     original = Workspace.save
 
@@ -350,7 +349,7 @@ def test_too_much_at_once_is_refused(session: Session, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Workspace, "save", slow)
     waiting = [session.save() for _ in range(WAITING)]
-    with pytest.raises(Busy):
+    with pytest.raises(TooMany):
         session.save()
     go_on.set()
     assert [future.result(20).created for future in waiting] == [True] + [False] * (WAITING - 1)

@@ -1,8 +1,9 @@
-"""Every error of the controller's API as an RFC 9457 problem document."""
+"""Every error of an API of ours, the controller's and the sidecar's, as an RFC 9457 problem document."""
 
 from __future__ import annotations
 
-import logging
+import math
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -14,26 +15,36 @@ from starlette.exceptions import HTTPException
 from datamount.errors import DatamountError, UsageError
 
 PROBLEM_TYPE = "application/problem+json"
-log = logging.getLogger(__name__)
 
 
 def reply(document: dict[str, Any], headers: Any = None) -> JSONResponse:
     return JSONResponse(document, document["status"], headers, media_type=PROBLEM_TYPE)
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Make the application answer every error as a problem document, none of which quotes the request."""
+def unexpected(error: Exception) -> dict[str, Any]:
+    """The document of an error that is none of ours: its type only, as its text may hold anything."""
+    return DatamountError(f"an error that should not happen ({type(error).__name__}).").problem()
+
+
+def add_handlers(
+    app: FastAPI, *, hint: str = "", document_of: Callable[[Exception], dict[str, Any]] = unexpected
+) -> None:
+    """Make the application answer every error as a problem document, none of which quotes the request.
+
+    `hint` is what helps with a request that is not valid. `document_of` makes the document of an error that is none
+    of ours; uvicorn logs its traceback.
+    """
 
     @app.exception_handler(DatamountError)
     async def ours(_: Request, error: DatamountError) -> JSONResponse:
-        wait = {"Retry-After": str(max(1, round(error.retry_after)))} if error.retry_after else None
+        wait = {"Retry-After": str(max(1, math.ceil(error.retry_after)))} if error.retry_after else None
         return reply(error.problem(), wait)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         faults = [{"where": ".".join(map(str, fault["loc"])), "detail": fault["msg"]} for fault in error.errors()[:20]]
         first = faults[0] if faults else {"where": "request", "detail": "not valid"}
-        found = UsageError(f"{first['where']}: {first['detail']}.")
+        found = UsageError(f"{first['where']}: {first['detail']}.", hint=hint, who="you")
         return reply(found.problem() | {"status": 422, "errors": faults})
 
     @app.exception_handler(HTTPException)
@@ -44,5 +55,4 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def bug(_: Request, error: Exception) -> JSONResponse:
-        # uvicorn logs the traceback; its text stays out of the answer.
-        return reply(DatamountError(f"an error that should not happen ({type(error).__name__}).").problem())
+        return reply(document_of(error))
