@@ -98,9 +98,11 @@ class FolderStore:
         try:
             with os.scandir(self._path(prefix.rstrip("/")) if prefix else self.root) as entries:
                 yield from [e.name for e in entries if e.is_dir(follow_symlinks=False)]
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return
         except OSError as error:
+            if isinstance(error, NotADirectoryError) and self.root.is_dir():
+                return
             raise self._error("list", prefix, error) from error
 
     def delete(self, key: str) -> None:
@@ -164,6 +166,9 @@ class FolderStore:
 
     def _error(self, verb: str, key: str, error: OSError) -> DatamountError:
         message = f"The store {self.url} could not {verb} {key or 'its objects'}: {error.strerror or error}."
+        if isinstance(error, NotADirectoryError) and not self.root.is_dir():
+            # Never NotFound, which is what a store without saved work answers.
+            return Unavailable(message, hint="Name a folder as the store.", who="you")
         if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
             return NotFound(message)
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
