@@ -8,17 +8,19 @@ pod it is a lease from the controller, which lives as long as the session.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import platformdirs
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, SkipValidation, ValidationError
 
 from datamount.errors import UsageError
+from datamount.operatorfile import faults, yaml_fault
 
 
 class PresignedReads(Protocol):
@@ -78,43 +80,50 @@ class FileCredentials:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or default_path()
-        self._all: dict[str, Credential] | None = None
+        self._entries: dict[str, Any] | None = None
 
     def get(self, name: str, *, dataset: str) -> Credential:
         from datamount.errors import Refused
 
-        found = self._load().get(name)
-        if found is None:
+        if self._entries is None:
+            self._entries = self._load()
+        if name not in self._entries:
             raise Refused(
                 f'dataset "{dataset}": there is no credential "{name}" on this machine.',
                 hint=f"Add it to {self.path}, readable by you alone: `{name}: {{FIELD: …}}`. Fields: {_FIELDS}.",
                 who="you",
             )
-        return found
+        try:
+            return Credential.model_validate(self._entries[name])
+        except ValidationError as error:
+            raise self._fault(f'"{name}": {faults(error, Credential)}') from None
 
-    def _load(self) -> dict[str, Credential]:
-        if self._all is not None:
-            return self._all
-        self._all = {}
+    def _load(self) -> dict[str, Any]:
         if not self.path.exists():
-            return self._all
+            return {}
         if os.name == "posix" and self.path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise UsageError(
                 f"the credentials file {self.path} can be read by other users of this machine.",
-                hint=f"Run: chmod 600 {self.path}",
+                hint=f"Run: chmod 600 {shlex.quote(str(self.path))}",
                 who="you",
             )
         try:
-            loaded = yaml.safe_load(self.path.read_text(encoding="utf-8")) or {}
-            self._all = {str(name): Credential.model_validate(value) for name, value in loaded.items()}
-        except (yaml.YAMLError, ValidationError, AttributeError):
-            # The text of these errors repeats the file's content, so it is not passed on.
-            raise UsageError(
-                f"the credentials file {self.path} is not a YAML mapping of name: {{field: value}}.",
-                hint=f"Fields: {', '.join(Credential.model_fields)}.",
-                who="you",
-            ) from None
-        return self._all
+            loaded = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            raise self._fault(yaml_fault(error)) from None
+        except OSError as error:
+            raise self._fault(f"it cannot be read ({error.strerror})") from error
+        if not isinstance(loaded or {}, dict):
+            raise self._fault("it must be a mapping of names")
+        return {str(name): value for name, value in (loaded or {}).items()}
+
+    def _fault(self, what: str) -> UsageError:
+        """What is wrong with the file; never a value of it, nor the text of an error that quotes one."""
+        return UsageError(
+            f"the credentials file {self.path}: {what}.",
+            hint=f"Write a line for each: `NAME: {{FIELD: …}}`. Fields: {_FIELDS}.",
+            who="you",
+        )
 
 
 def default_path() -> Path:

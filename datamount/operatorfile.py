@@ -68,7 +68,11 @@ _WORDS = {
 }
 
 
-_REASONS = {"missing": "is missing", "model_type": "must be a mapping of keys"}
+_REASONS = {
+    "missing": "is missing",
+    "model_type": "must be a mapping of keys",
+    "string_type": "must be text; put it in quotes",
+}
 
 
 def faults(error: ValidationError, model: type[BaseModel]) -> str:
@@ -82,7 +86,7 @@ def _fault(fault: Any, model: type[BaseModel]) -> str:
         return f"{where}: {_REASONS.get(fault['type'], fault['msg'].replace('Value error, ', ''))}"
     *above, name = fault["loc"]
     near = difflib.get_close_matches(str(name).lower().replace("-", "_"), _keys_at(model, above), 1, 0.6)
-    return f"{where}: there is no such key{f'; did you mean {near[0]!r}?' if near else ''}"
+    return f"{where}: there is no such key{f' (did you mean {near[0]!r}?)' if near else ''}"
 
 
 def _keys_at(model: Any, path: Sequence[str | int]) -> list[str]:

@@ -26,9 +26,9 @@ BROKEN = {
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("naemspace: planted", "naemspace: there is no such key; did you mean 'namespace'?"),
-        ("tls: {mod: planted}", "tls.mod: there is no such key; did you mean 'mode'?"),
-        ("store: {urll: planted}", "store.urll: there is no such key; did you mean 'url'?"),
+        ("naemspace: planted", "naemspace: there is no such key (did you mean 'namespace'?)"),
+        ("tls: {mod: planted}", "tls.mod: there is no such key (did you mean 'mode'?)"),
+        ("store: {urll: planted}", "store.urll: there is no such key (did you mean 'url'?)"),
         ("events: [planted]", "events: must be a mapping of keys"),
         ("quite-another: planted", "quite-another: there is no such key"),
     ],
@@ -48,8 +48,8 @@ def test_a_misspelt_key_of_the_policy_is_named() -> None:
     policy = b"credentials: {a: {mysql: {hots: planted}, allow: [{image: [x]}]}}"
     with pytest.raises(UsageError) as caught:
         parse(policy, "the policy")
-    assert "credentials.a.mysql.hots: there is no such key; did you mean 'host'?" in caught.value.message
-    assert "credentials.a.allow.0.image: there is no such key; did you mean 'images'?" in caught.value.message
+    assert "credentials.a.mysql.hots: there is no such key (did you mean 'host'?)" in caught.value.message
+    assert "credentials.a.allow.0.image: there is no such key (did you mean 'images'?)" in caught.value.message
 
 
 @pytest.mark.parametrize("text", BROKEN)
