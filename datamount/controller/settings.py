@@ -82,7 +82,7 @@ class Settings(_Model):
     )
     inject: Path | None = Field(None, description="Settings file of the injection; the built-in defaults without one.")
     max_review: int = Field(
-        4 << 20, ge=1 << 16, description="Largest AdmissionReview in bytes; etcd takes objects up to 1.5 MiB."
+        1 << 20, ge=1 << 16, description="Largest AdmissionReview in bytes; the pod of a larger one is not changed."
     )
     max_body: int = Field(32 << 20, ge=1 << 16, description="Largest request in bytes of any other route.")
     policy: Path = Field(Path("/etc/datamount/policy.yaml"), description="Who may use which credential.")

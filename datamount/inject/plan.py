@@ -6,8 +6,9 @@ Nothing here changes the pod, and nothing is assumed of it but that it is JSON.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -41,6 +42,11 @@ _OUR_FOLDERS = (
     names.JUPYTER_DIR,
 )
 _CONTAINERS = (names.SEED_CONTAINER, names.FETCH_CONTAINER, names.SIDECAR_CONTAINER)
+
+
+MOST = 1000
+"""Entries of a list that is looked at. No session has so many; whoever reaches the webhook's port could send any
+number, and finding what changed between two long lists takes time that grows with their square."""
 
 
 class LeftAlone(Exception):
@@ -97,8 +103,9 @@ def read_pod(pod: Any, settings: InjectSettings) -> Plan:
         # The notebook runs as the same user: through /proc it could read the sidecar's token.
         raise LeftAlone("its containers share their processes, so our token would not be safe from the notebook")
     notebook = _notebook(containers)
-    for container in containers + init_containers:
-        _named(container.get("volumeMounts"), "volumeMounts")
+    everyone = containers + init_containers
+    # A mount of a volume that is not there counts as well: ours must not become the volume that it means.
+    mounted = [mount for container in everyone for mount in _named(container.get("volumeMounts"), "volumeMounts")]
     environment = _named(notebook.get("env"), "env")
     if not isinstance(notebook.get("image"), str) or not notebook["image"]:
         raise LeftAlone("its notebook container has no image")
@@ -132,8 +139,8 @@ def read_pod(pod: Any, settings: InjectSettings) -> Plan:
         data_dir=_free_path(names.DATA_DIR, taken),
         run_dir=_free_path(names.RUN_DIR, taken),
         jupyter_dir=_free_path(names.EXTENSION_DIR if settings.image_volumes else names.JUPYTER_DIR, taken),
-        volumes=_free_names(_VOLUMES, [volume["name"] for volume in volumes]),
-        containers=_free_names(_CONTAINERS, [container["name"] for container in containers + init_containers]),
+        volumes=_free_names(_VOLUMES, {entry["name"] for entry in (*volumes, *mounted)}),
+        containers=_free_names(_CONTAINERS, {container["name"] for container in everyone}),
         home_env=_home_variables(home_mount, environment),
     )
 
@@ -160,6 +167,8 @@ def _named(value: Any, what: str) -> list[Object]:
         return []
     if not isinstance(value, list):
         raise LeftAlone(f"{what} is not a list")
+    if len(value) > MOST:
+        raise LeftAlone(f"{what} has over {MOST} entries")
     for entry in value:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise LeftAlone(f"{what} has an entry without a name")
@@ -232,28 +241,24 @@ def _number_of(environment: Sequence[Object], name: str) -> int | None:
 
 
 def _free_path(wanted: str, taken: Collection[str]) -> str:
-    """The wanted path, or the same below another folder where the notebook has a mount there, above or below.
+    """The wanted path, or the same below a folder of its own where the notebook has a mount there, above or below.
 
     Two mounts at one path are refused by the API server, and nothing can be mounted inside of a read-only one.
     """
-    path = wanted
-    for number in range(1, len(taken) + 2):
-        if not any(_within(other, path) or _within(path, other) for other in taken):
-            break
-        path = f"/datamount-{number}{wanted}"
-    return path
+    if not any(_within(other, wanted) or _within(wanted, other) for other in taken):
+        return wanted
+    tops = {part for path in taken for part in PurePosixPath(path).parts[1:2]}
+    return f"/{_free_name('datamount', tops, first=1)}{wanted}"
 
 
-def _free_names(wanted: Sequence[str], taken: Collection[str]) -> dict[str, str]:
+def _free_names(wanted: Sequence[str], taken: Set[str]) -> dict[str, str]:
     """For each name itself, or with a number where the pod has something of that name."""
-    found = {}
-    for name in wanted:
-        free, number = name, 1
-        while free in taken:
-            number += 1
-            free = f"{name}-{number}"
-        found[name] = free
-    return found
+    return {name: name if name not in taken else _free_name(name, taken) for name in wanted}
+
+
+def _free_name(name: str, taken: Set[str], first: int = 2) -> str:
+    """The name with the first number that makes it free."""
+    return next(free for number in count(first) if (free := f"{name}-{number}") not in taken)
 
 
 def _home_variables(mount: Object | None, environment: Sequence[Object]) -> list[Object]:
@@ -264,7 +269,7 @@ def _home_variables(mount: Object | None, environment: Sequence[Object]) -> list
     if not isinstance(expression, str):
         raise LeftAlone("the path of its home volume is not a string")
     found = []
-    for name in _REFERENCE.findall(expression):
+    for name in dict.fromkeys(_REFERENCE.findall(expression)):
         entry = next((entry for entry in reversed(environment) if entry["name"] == name), None)
         if entry is None or not _is_plain(entry):
             raise LeftAlone(f"its home volume's path needs the variable {name}")

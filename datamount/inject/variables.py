@@ -24,7 +24,7 @@ def variables(plan: Plan) -> list[Object]:
     given[names.ENV_FETCH_SECONDS] = f"{settings.fetch_seconds:g}"
     if lasts := _lasts(plan):
         given[names.ENV_SESSION_SECONDS] = str(lasts)
-    given[names.ENV_IMAGE] = plan.notebook["image"]
+    given[names.ENV_IMAGE] = _literal(plan.notebook["image"])
     given |= _course(plan.notebook)
     if settings.controller_url:
         given[names.ENV_CONTROLLER] = settings.controller_url
@@ -66,12 +66,21 @@ def _lasts(plan: Plan) -> int | None:
 
 
 def _course(notebook: Object) -> dict[str, str]:
-    """Which course this is, as the pod itself says: forgeable, so it decides nothing about rights."""
+    """Which course this is, as the pod itself says: forgeable, so it decides nothing about rights.
+
+    A user may choose any of it, so nothing in it is filled in: our containers have variables that a course must not see
+    (`store_secret`), and what they are told here is shown to the student.
+    """
     given = {entry["name"]: entry.get("value") for entry in notebook.get("env") or ()}
     found = {}
     if given.get("BINDER_REPO_URL"):
-        found[names.ENV_COURSE_URL] = given["BINDER_REPO_URL"]
+        found[names.ENV_COURSE_URL] = _literal(given["BINDER_REPO_URL"])
     reference = given.get("BINDER_PERSISTENT_REQUEST") or given.get("BINDER_REF_URL") or ""
     if reference.rpartition("/")[2]:
-        found[names.ENV_COURSE_REF] = reference.rpartition("/")[2]
+        found[names.ENV_COURSE_REF] = _literal(reference.rpartition("/")[2])
     return found
+
+
+def _literal(value: str) -> str:
+    """A value in which the kubelet fills in no `$(NAME)`."""
+    return value.replace("$", "$$")

@@ -7,6 +7,7 @@ the difference before you commit it.
 from __future__ import annotations
 
 import copy
+import cProfile
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 
 from datamount import names
 from datamount.cli import app
+from datamount.controller.webhook import review
 from datamount.errors import UsageError
 from datamount.inject import SEED_SCRIPT, InjectSettings, inject, read_inject_settings, why_not
 
@@ -348,3 +350,71 @@ def test_the_command_says_why_a_pod_is_left_alone(tmp_path: Path) -> None:
     assert "x is left as it is: its label component is not singleuser-server" in done.stderr
     assert run("a: [").exit_code != 0
     assert isinstance(run("", str(tmp_path / "none")).exception, UsageError)
+
+
+def session_pod(**notebook: Any) -> Any:
+    return {
+        "kind": "Pod",
+        "metadata": {"name": "jupyter-ada", "labels": {"component": "singleuser-server"}},
+        "spec": {"containers": [{"name": "notebook", "image": "course:1"} | notebook]},
+    }
+
+
+def filled_in(value: str, variables: dict[str, str]) -> str:
+    """What the kubelet makes of a variable's value (kubernetes/third_party/forked/golang/expansion)."""
+    known = re.compile(r"\$(?:(\$)|\(([^()]*)\))")
+    return known.sub(lambda found: "$" if found[1] else variables.get(found[2], found[0]), value)
+
+
+def test_what_a_user_typed_is_not_filled_in() -> None:
+    """A repo's URL or ref that names a variable of our containers does not get its value: the store's key would be
+    shown to the student as the course's address."""
+    ref = "$(AWS_SECRET_ACCESS_KEY)"
+    url = f"https://evil.example/{ref}/${ref}/$HOME.git"
+    environment = [{"name": "BINDER_REPO_URL", "value": url}, {"name": "BINDER_REF_URL", "value": f"{url}/tree/{ref}"}]
+    options = InjectSettings(store="s3://work", store_secret="store")
+    containers = [c for c in ours(inject(session_pod(env=environment), options)) if "envFrom" in c]
+    assert len(containers) == 2
+    for container in containers:
+        secret = {"AWS_SECRET_ACCESS_KEY": "planted"}
+        seen = {entry["name"]: filled_in(entry.get("value", ""), secret) for entry in container["env"]}
+        assert (seen[names.ENV_COURSE_URL], seen[names.ENV_COURSE_REF]) == (url, ref)
+        assert "planted" not in json.dumps(seen)
+
+
+def test_our_volume_is_not_the_one_that_a_pod_means() -> None:
+    """A mount of a volume that the pod does not have stays without one, though ours would have had its name."""
+    mounts = [{"name": name, "mountPath": f"/x/{name}"} for name in (names.TOKEN_VOLUME, names.STATE_VOLUME)]
+    injected = inject(session_pod(volumeMounts=mounts), InjectSettings(controller_url="https://c"))
+    assert not {mount["name"] for mount in mounts} & {volume["name"] for volume in injected["spec"]["volumes"]}
+
+
+def hostile(count: int) -> dict[str, Any]:
+    """Parts of a notebook container that take long to look through, where looking is done in the wrong way."""
+    return {
+        "names": {"volumeMounts": [{"name": f"datamount-data-{n}", "mountPath": f"/x/{n}"} for n in range(count)]},
+        "paths": {"volumeMounts": [{"name": "x", "mountPath": f"/datamount-{n}/data"} for n in range(count)]},
+        "variables": {"env": [{"name": f"V{n}" if n % 2 else "DATAMOUNT_DATA", "value": "x"} for n in range(count)]},
+    }
+
+
+@pytest.mark.parametrize("part", hostile(0))
+def test_no_pod_takes_long_to_look_through(part: str) -> None:
+    """Whatever a stranger sends to the webhook costs little: lists as long as no session's are left alone, and the work
+    for the longest that is not grows with its length only."""
+    options = InjectSettings()
+    longest, longer = (session_pod(**hostile(count)[part]) for count in (1000, 1001))
+    assert "over 1000 entries" in (why_not(longer, options) or "")
+
+    def steps(pod: Any) -> int:
+        """Python's function calls on the way to the patch."""
+        profile = cProfile.Profile()
+        profile.runcall(review, json.dumps(as_review(pod)).encode(), lambda pod: inject(pod, options))
+        return sum(entry.callcount for entry in profile.getstats())
+
+    assert steps(longest) < 15 * steps(session_pod(**hostile(100)[part]))
+
+
+def as_review(pod: Any) -> Any:
+    request = {"uid": "u", "kind": {"group": "", "version": "v1", "kind": "Pod"}, "operation": "CREATE", "object": pod}
+    return {"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request}
