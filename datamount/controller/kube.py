@@ -104,6 +104,8 @@ class Kube:
             more = {"_continue": following} if following else {}
             with _calling("listing the sessions' pods"):
                 page = _json(self._core.list_namespaced_pod(namespace, limit=PAGE, **more, **_raw()))
+                if page.get("kind") != "PodList":  # a session that is not on a list loses its data
+                    raise ValueError("not a list of pods")
             yield from page.get("items") or []
             following = (page.get("metadata") or {}).get("continue")
             if not following:

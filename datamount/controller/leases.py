@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -28,7 +30,7 @@ from datamount.controller.s3_leases import Place, S3Leases
 from datamount.controller.s3_reads import Reads, SignedReads
 from datamount.credentials import Credential
 from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError
-from datamount.manifest import CredentialName, Database, DatasetName, PachydermName, TableName
+from datamount.manifest import CredentialName, Database, DatasetName, PachydermName, TableName, links
 
 MAX_ID = 16 << 10
 AT_ONCE = 40
@@ -232,8 +234,7 @@ class Leases:
             pachyderm_leases.check(policy.pachyderm, repo.project, repo.repo, dataset=request.dataset)
             return "", pachyderm_leases.create(request.credential, policy.pachyderm, lifetime=policy.lifetime)
         assert policy.secret is not None
-        if request.kind == "url":
-            _check_url(policy.secret, _parse(URLSource, request).url, request)
+        _check_way(policy.secret, request)
         return "", _static(request.credential, policy.secret)
 
     def _server(self, request: LeaseRequest, grant: MySQLGrant) -> MySQLLeases:
@@ -272,15 +273,30 @@ def _parse(model: type[S], request: LeaseRequest) -> S:
         ) from None
 
 
-def _check_url(grant: StaticGrant, url: str, request: LeaseRequest) -> None:
-    """A secret for a web server goes to that server only: the URL is the course author's."""
-    if "@" not in url and any(url.startswith(allowed) for allowed in grant.urls):
+def _check_way(grant: StaticGrant, request: LeaseRequest) -> None:
+    """A secret goes to the server of the policy only: the manifest's is the course author's. (S3 keys are not sent.)"""
+    named = {
+        "mysql": grant.host is not None,
+        "pachyderm": grant.address is not None,
+        "url": request.kind == "url" and _may_go(_parse(URLSource, request).url, grant.urls),
+    }
+    if named.get(request.kind, True):
         return
+    key = {"mysql": "host", "pachyderm": "address"}.get(request.kind, "urls")
     raise Denied(
-        f'dataset "{request.dataset}": the policy does not send the credential "{request.credential}" to this URL.',
-        "url",
-        hint="Ask the hub's operator to add the URL to the policy.",
+        f'dataset "{request.dataset}": the policy does not send the credential "{request.credential}" there.',
+        key,
+        hint=f"Ask the hub's operator to name the server in the policy (`{key}`).",
     )
+
+
+def _may_go(url: str, allowed: list[str]) -> bool:
+    """Whether a URL begins as the policy says and leads nowhere else: no chain, no user, no way back up."""
+    plain = url
+    while (decoded := unquote(plain)) != plain:
+        plain = decoded
+    leads = "@" in plain or len(links(url)) > 1 or not {".", ".."}.isdisjoint(re.split(r"[/\\?#]", plain))
+    return not leads and any(url.startswith(start) for start in allowed)
 
 
 def _static(name: str, grant: StaticGrant) -> Credential:

@@ -18,8 +18,8 @@
 
 A rule allows what meets *all* its conditions; a credential is given when one of its rules allows. `images` is the
 condition that counts, because a repo's URL in a pod is whatever its user typed. An entry of `images` is the image
-without its tag, or a beginning of it that ends in "/" or "*". No secret stands in this file: it names files, which
-are read when they are used, so that a rotated secret needs no restart.
+without its tag, or a beginning of that which ends in "/" or "*"; or, with tag or digest, one build. No secret stands
+in this file: it names files, which are read when they are used, so that a rotated secret needs no restart.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from datamount import operatorfile
-from datamount.controller.identity import PodSession
+from datamount.controller.identity import PodSession, image_repository
 from datamount.errors import Refused, Unavailable, UsageError
 from datamount.manifest import CredentialName, Database, Host, TableName
 
@@ -84,13 +84,12 @@ class Rule(_Model):
 
 
 def _image_matches(image: str, allowed: str) -> bool:
-    """Whole names only: `…/org-2dcourse` must not let in `…/org-2dcourse-of-mine`."""
-    name = image.partition("@")[0]
-    head, slash, last = name.rpartition("/")
-    name = head + slash + last.partition(":")[0]
-    if allowed.endswith("*"):
-        return name.startswith(allowed[:-1])
-    return name.startswith(allowed) if allowed.endswith("/") else name == allowed
+    """Whole names only: `…/org-2dcourse` must not let in `…/org-2dcourse-of-mine`. With tag or digest, that build."""
+    name, _, digest = image.partition("@")
+    repository = image_repository(image)
+    if allowed.endswith(("/", "*")):
+        return repository.startswith(allowed.removesuffix("*"))
+    return allowed in (repository, name, image, f"{repository}@{digest}")
 
 
 def _repo_matches(url: str, allowed: str) -> bool:
@@ -155,7 +154,10 @@ class PachydermGrant(_Model):
 
 
 class StaticGrant(_Model):
-    """The operator's own secret, handed to fetch and sidecar as it is. It outlives the session: a last resort."""
+    """The operator's own secret, handed to fetch and sidecar as it is. It outlives the session: a last resort.
+
+    For `mysql` datasets it needs `host`, for `pachyderm` ones `address`, for `url` ones `urls`.
+    """
 
     user: str | None = None
     host: str | None = None
@@ -167,8 +169,10 @@ class StaticGrant(_Model):
     token_file: Path | None = None
     access_key_id_file: Path | None = None
     secret_access_key_file: Path | None = None
-    urls: list[Text] = Field(
-        default_factory=list, description="For `url` datasets: beginnings of URLs that the secret may be sent to."
+    urls: list[Annotated[str, Field(max_length=300, pattern=r"^[a-z][a-z0-9+.-]*://[^/?#\s]+/")]] = Field(
+        default_factory=list,
+        description="For `url` datasets: beginnings of URLs that the secret may be sent to, with the `/` after the "
+        "host at least.",
     )
 
 

@@ -28,7 +28,10 @@ LEASE = {
 def site(tmp_path: Path) -> Iterator[Site]:
     with running_site(tmp_path) as site:
         rule = {"images": [IMAGE], "repos": ["https://github.com/org/course"], "users": ["ada"]}
-        secret = {"token_file": site.secret_file("static", "planted-static"), "urls": ["https://data.example.edu/"]}
+        secret = {
+            "token_file": site.secret_file("static", "planted-static"),
+            "urls": ["https://data.example.edu/g", "https://data.example.edu/open/"],
+        }
         site.write_policy({"credentials": {"glossary": {"static": True, "secret": secret, "allow": [rule]}}})
         yield site
 
@@ -198,11 +201,28 @@ def test_a_no_is_asked_again_and_a_yes_is_remembered(tmp_path: Path) -> None:
             auth.session(token)
 
 
-def test_a_static_secret_goes_only_where_the_policy_says(site: Site, client: TestClient, pod: Object) -> None:
-    """A course that names another web server does not get the operator's secret for it."""
+@pytest.mark.parametrize(
+    ("kind", "source", "reason"),
+    [
+        ("url", {"url": "https://evil.example/g"}, "urls"),
+        ("url", {"url": "https://data.example.edu.evil.example/"}, "urls"),
+        ("url", {"url": "https://data.example.edu@evil/"}, "urls"),
+        ("url", {"url": "https://data.example.edu/open/../private"}, "urls"),
+        ("url", {"url": "https://data.example.edu/open/%2e%2E/private"}, "urls"),
+        ("url", {"url": "https://data.example.edu/open/%252e%252e%5cprivate"}, "urls"),
+        ("url", {"url": "https://data.example.edu/open/a.zip::https://evil.example/"}, "urls"),
+        ("mysql", {"host": "evil.example", "database": "d"}, "host"),
+        ("pachyderm", {"address": "grpc://evil.example:30650", "repo": "r"}, "address"),
+    ],
+)
+def test_a_static_secret_goes_only_where_the_policy_says(
+    site: Site, client: TestClient, pod: Object, kind: str, source: dict[str, Any], reason: str
+) -> None:
+    """A course that names another server, or another place on the same one, does not get the operator's secret for
+    it; and where the policy names no server, no server gets it."""
     token = site.kube.token(pod)
-    for url in ("https://evil.example/g", "https://data.example.edu.evil.example/", "https://data.example.edu@evil/"):
-        refused(site, lease(client, token, source={"url": url}), 403, "url")
+    assert lease(client, token, source={"url": "https://data.example.edu/open/g..csv"}).status_code == 201
+    refused(site, lease(client, token, kind=kind, source=source), 403, reason)
 
 
 def test_the_policy_is_read_again(site: Site, client: TestClient, pod: Object) -> None:

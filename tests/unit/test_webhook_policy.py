@@ -46,10 +46,17 @@ def make_policy(*rules: dict[str, Any], **more: Any) -> Policy:
         ("reg/org-2dcourse-*", "reg/org-2dcourse-x1:abc", True),
         ("reg/org-2dcourse-*", "reg/org-2dcourse", False),
         ("reg/org-2dcourse", "REG/org-2dcourse:abc", False),
+        ("reg:5000/org-2dcourse:abc", "reg:5000/org-2dcourse:abc", True),
+        ("reg/org-2dcourse:abc", "reg/org-2dcourse:abc@sha256:1f", True),
+        ("reg/org-2dcourse:abc", "reg/org-2dcourse:abcd", False),
+        ("reg/org-2dcourse:abc", "reg/org-2dcourse", False),
+        ("reg/org-2dcourse@sha256:1f", "reg/org-2dcourse:abc@sha256:1f", True),
+        ("reg/org-2dcourse@sha256:1f", "reg/org-2dcourse:abc@sha256:2f", False),
     ],
 )
 def test_an_image_fits_by_its_whole_name(allowed: str, image: str, fits: bool) -> None:
-    """An allowed image lets in its tags and nothing that only begins alike, unless the entry says so."""
+    """An allowed image lets in its tags and nothing that only begins alike, unless the entry says so; one with a tag
+    or a digest lets in that build alone."""
     policy = make_policy({"images": [allowed]})
     assert policy.allowed(replace(ADA, image=image)) == (["c"] if fits else [])
 
@@ -112,6 +119,7 @@ def test_a_refusal_says_what_to_ask_whom() -> None:
         ({"credentials": {"c": {"s3": {"urls": ["s3://b1x/*"], "role_arn": "r"}}}}, "urls"),
         ({"credentials": {"c": {"s3": {"urls": ["s3://b1x"], "role_arn": "r"}, "ttl": 60}}}, "900"),
         ({"credentials": {"c": STATIC | {"password": "planted"}}}, "password"),
+        ({"credentials": {"c": STATIC | {"secret": {"token_file": "/x", "urls": ["https://planted.edu"]}}}}, "urls"),
         ({"vresion": 1}, "vresion"),
         ([1], "must be a mapping"),
     ],
