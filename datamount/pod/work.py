@@ -87,6 +87,8 @@ def bring_work(settings: PodSettings, handover: Handover, opened: Callable[[], W
 def _tell(settings: PodSettings, home: Homecoming) -> None:
     if home.shrunk:
         note(settings, f"Version {home.shrunk} lacks over half of the files of the one before, so that one is here.")
+    if home.damaged:
+        note(settings, f"Version {home.damaged} is damaged in the store; the one before it is here.")
     if home.merge:
         note(settings, f"{home.merge.word()}: {home.merge.summary()}. The panel says more.")
     if home.report:

@@ -49,6 +49,8 @@ class Homecoming:
     saved_before: str | None = None
     shrunk: str | None = None
     """The newest version when it was passed over: over half of its parent's files are missing in it."""
+    damaged: str | None = None
+    """The same, when it cannot be read."""
     merge: MergeReport | None = None
     """What a newer course, or another session, changed; None when nothing did."""
 
@@ -107,15 +109,16 @@ class _Coming:
         shipped = fresh or recorded or (clean and is_a_clone(self.folder))
         if shipped and not fresh and not recorded:
             pristine.record(self.folder, self.state_dir)
-        version, shrunk = _newest(self.workspace)
+        newest = _newest(self.workspace)
+        version, passed = newest.version, Homecoming(shrunk=newest.shrunk, damaged=newest.damaged)
         if version is None:
-            return Homecoming(shrunk=shrunk)
+            return passed
         came_from, before = last.id if last else None, None
         if begun and not clean and version.info.message == _before(begun.version):
             # A launch was killed after it had saved what is in the folder, and before it decided anything.
             version, came_from, before = self.workspace.version(begun.version), begun.basis, version.info.id
         elif last and last.id == version.info.id and work_is_there(version, self.folder):
-            return Homecoming(shrunk=shrunk)
+            return passed
         self._say_restoring(version)
         if not clean:
             journal.write(self.state_dir, Begun(version.info.id, came_from))
@@ -128,7 +131,7 @@ class _Coming:
         merged = self._merge(version, basis, here, other)
         begun = Begun(version.info.id, came_from, before, other.word, here, merged.steps, merged.changes)
         journal.write(self.state_dir, begun)
-        return replace(self._carry_out(begun, version), shrunk=shrunk)
+        return replace(self._carry_out(begun, version), shrunk=newest.shrunk, damaged=newest.damaged)
 
     def _say_restoring(self, version: Version) -> None:
         self.say(f"restoring what was saved {version.info.created:%Y-%m-%d %H:%M} UTC")
@@ -140,7 +143,8 @@ class _Coming:
         is not as it left them: then a person or another session has been at work, and all is looked at anew."""
         if begun.steps is None:
             return None
-        newest, shrunk = _newest(self.workspace)
+        found = _newest(self.workspace)
+        newest = found.version
         if newest is None or not (newest.info.id in (begun.version, begun.before) or self._is_ours(newest.info, begun)):
             return None
         try:
@@ -156,7 +160,7 @@ class _Coming:
             if item.path.rpartition("/")[2].startswith(TEMPORARY):
                 with suppress(OSError):
                     (self.folder / item.path).unlink()
-        return replace(self._carry_out(begun, version, again=True), shrunk=shrunk)
+        return replace(self._carry_out(begun, version, again=True), shrunk=found.shrunk, damaged=found.damaged)
 
     def _is_ours(self, info: VersionInfo, begun: Begun) -> bool:
         """Whether a version is what an earlier launch saved of this very homecoming."""
@@ -259,7 +263,7 @@ class _Coming:
             self.workspace.adopt(version, self.folder, self.state_dir)
         merge = self._reported(begun, version, report)
         journal.end(self.state_dir)
-        return Homecoming(version, report, begun.before, None, merge)
+        return Homecoming(version, report, begun.before, merge=merge)
 
     def _write_beside(self, begun: Begun, version: Version, final: Tree) -> None:
         """First what would be written over or removed in the next step."""
@@ -425,13 +429,27 @@ def _with_parents(path: str) -> list[str]:
     return ["/".join(parts[: n + 1]) for n in range(len(parts))]
 
 
-def _newest(workspace: Workspace) -> tuple[Version | None, str | None]:
-    """The newest version that lost no half of its files, and the id of a newer one that did."""
-    try:
-        newest = workspace.version("latest")
-    except NotFound:
-        return None, None
-    if not newest.info.shrunk:
-        return newest, None
-    whole = next((info for info in workspace.versions() if not info.shrunk), None)
-    return (workspace.version(whole.id) if whole else None), newest.info.id
+@dataclass(frozen=True, slots=True)
+class _Newest:
+    """What a launch brings back, and the newer versions that it does not: one that lost half of its files, one that
+    cannot be read."""
+
+    version: Version | None = None
+    shrunk: str | None = None
+    damaged: str | None = None
+
+
+def _newest(workspace: Workspace) -> _Newest:
+    found = _Newest()
+    for id in workspace.newest_first():
+        try:
+            version = workspace.load(id)
+        except NotFound:
+            continue  # thinned out since it was listed
+        except VerificationFailed:
+            found = replace(found, damaged=found.damaged or id)
+            continue
+        if not version.info.shrunk:
+            return replace(found, version=version)
+        found = replace(found, shrunk=found.shrunk or id)
+    return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
@@ -72,12 +73,10 @@ class History:
             return self.load(id)
         ids = self.ids()
         if id == "latest":
-            newest = [i for i, seq in ids.items() if seq == max(ids.values())]
-            if not newest:
+            newest = next(self.newest_first(ids), None)
+            if newest is None:
                 raise NotFound(f"{self._named()} has no saved version yet.")
-            if len(newest) > 1:
-                newest = [info.id for info in sorted(filter(None, map(self.header, newest)), key=_order)]
-            return self.load(newest[-1])
+            return self.load(newest)
         matching = [i for i in ids if id and (i.startswith(id) or i.lstrip("0").startswith(id))]
         exact = [i for i in matching if str(ids[i]) == id]
         matching = exact or matching
@@ -88,6 +87,13 @@ class History:
                 f"{id!r} could be any of {', '.join(sorted(matching)[:5])}.", hint="Write more of it.", who="you"
             )
         return self.load(matching[0])
+
+    def newest(self) -> Version | None:
+        """The newest version that can be read: a damaged one must not stand in the way of those before it."""
+        for id in self.newest_first():
+            with suppress(NotFound, VerificationFailed):
+                return self.load(id)
+        return None
 
     def read(self, version: Version | str, path: str) -> Iterator[bytes]:
         """The content of one file, in chunks. Its last chunk comes only when the whole matches its digest; else
@@ -157,6 +163,15 @@ class History:
         if version.info.id != id:
             raise VerificationFailed(f"The version object {id} holds another version ({version.info.id}).")
         return version
+
+    def newest_first(self, ids: Mapping[str, int] | None = None) -> Iterator[str]:
+        """The ids of all versions, or these, in order. Headers are read of siblings only."""
+        ids = self.ids() if ids is None else ids
+        for seq in sorted(set(ids.values()), reverse=True):
+            same = [id for id in ids if ids[id] == seq]
+            if len(same) > 1:
+                same = [i.id for i in sorted(filter(None, map(self.header, same)), key=_order, reverse=True)]
+            yield from same
 
     def _named(self) -> str:
         return f"The work of {self.owner!r} in {self.course!r}"

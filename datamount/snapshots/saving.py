@@ -7,7 +7,7 @@ import os
 import secrets
 import stat as st
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -133,6 +133,7 @@ class _Save:
         self.index = read_index(state_dir, history.identity, folder)
         if forget:
             self.index.last = None
+        self._before_entries: Mapping[str, Entry] | None = None
         self.base = self._base()
         for sha256 in [s for s, place in self.index.locations.items() if place.object in avoid]:
             del self.index.locations[sha256]
@@ -187,7 +188,6 @@ class _Save:
     def _entries(self) -> list[Entry]:
         seen = scan(self.folder, Excludes(self.draft.exclude, skip=_inside(self.state_dir, self.folder)))
         self.skipped += seen.skipped
-        self.warnings += seen.warnings
         files = self._within(seen)
         packer, index = self.packer, self.index
         hashes: dict[str, str] = {}
@@ -207,26 +207,41 @@ class _Save:
             index.remember(packed.path, packed.reading.stat, packed.reading.sha256, packed.reading.read_ns)
             if packed.reading.warning:
                 self.warnings.append(packed.reading.warning)
-        for path, why in packer.unread.items():
-            known = index.files.get(path)
-            if known and known.sha256 in packer.locations:
-                hashes[path], sizes[path] = known.sha256, known.size
-                self.warnings.append(f"{printable(path)} cannot be read ({why}); its content of the last save is kept")
-                continue
-            self.skipped.append(Skipped(path, f"cannot be read ({why})"))
-            self.warnings.append(f"{printable(path)} cannot be read ({why})")
+        others = [_other(found) for found in seen.found if not found.is_file]
+        kept = [e for path, why in (seen.unreadable | packer.unread).items() for e in self._unreadable(path, why)]
         for path in index.files.keys() - hashes.keys():
             del index.files[path]
             index.changed = True
         entries = [
             *(_file(p, stats[p], sizes[p], s, packer.locations.get(s), self.pristine) for p, s in hashes.items()),
             *self.left_out.kept,
-            *(_other(found) for found in seen.found if not found.is_file),
+            *({e.path: e for e in [*kept, *others]}.values()),
         ]
         self.skipped += self.left_out.skipped
         self.warnings += self.left_out.warnings
         entries.sort(key=lambda e: e.path)
         return entries
+
+    def _unreadable(self, path: str, why: str) -> list[Entry]:
+        """What the version before holds of a file or folder that cannot be read: a version without it would restore
+        without it."""
+        kept = [e for e in self._before().values() if e.path == path or e.path.startswith(f"{path}/")]
+        why = f"cannot be read ({why})"
+        if kept:
+            self.warnings.append(f"{printable(path)} {why}; what was saved of it before is kept")
+        else:
+            self.skipped.append(Skipped(path, why))
+            self.warnings.append(f"{printable(path)} {why}")
+        return kept
+
+    def _before(self) -> Mapping[str, Entry]:
+        """What the version before holds."""
+        if self._before_entries is None:
+            try:
+                self._before_entries = self.history.version(self.base.id).by_path() if self.base else {}
+            except NotFound:
+                raise StartAgain("the version that it builds on is gone") from None
+        return self._before_entries
 
     def _within(self, seen: Scan) -> list[Found]:
         """The files to save: all, or those that fit the limit, notebooks and small ones first."""
@@ -250,11 +265,7 @@ class _Save:
         room = room_for(files, self.store, tight=self.tight)
         if room is None:
             return self.packer.pack(found.path for found in files)
-        try:
-            before = self.history.version(self.base.id).by_path() if self.base else {}
-        except NotFound:
-            raise StartAgain("the version that it builds on is gone") from None
-        return pack_within(self.packer, files, room, before, self._listed_only, self.left_out, count)
+        return pack_within(self.packer, files, room, self._before(), self._listed_only, self.left_out, count)
 
     def _listed_only(self, found: Found) -> bool:
         return self.pristine.listed_only(found.path, found.stat.st_size, LARGE_PRISTINE)
@@ -280,7 +291,7 @@ class _Save:
         self._seen()
         self._keep(info, entries)
         if self.draft.reason == "auto" and len(look.ids) % THIN_EVERY == THIN_EVERY - 1:
-            thin_own(self.history, self.index.writer)
+            thin_own(self.history, info)
         return self._result(info, created=True)
 
     def _header(self, entries: list[Entry], tree: str, seq: int) -> VersionInfo:
@@ -369,16 +380,14 @@ class _Save:
         index, parent = self.index, self.draft.parent
         if index.last and parent in (None, index.last.id):
             return index.last
-        try:
-            version = self.history.version(parent or "latest")
-        except NotFound:
-            if parent:
-                raise
+        version = self.history.version(parent) if parent else self.history.newest()
+        if version is None:
             index.locations.clear()
             index.bases.clear()
             return None
         index.locations = {e.sha256: e.location for e in version.entries if e.location}
         index.bases = stored_bases(version)
+        self._before_entries = version.by_path()
         self._seen()
         return version.info
 

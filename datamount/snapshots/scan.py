@@ -30,6 +30,10 @@ TORN_WAIT = 2.0
 RETRIES = 4
 NOTEBOOK_LIMIT = 64 << 20
 """Bytes; larger notebooks are not parsed, only looked at before and after."""
+_EMPTIED = 200_000_000
+"""Nanoseconds for which an empty file may be one that a program has just truncated to write it anew."""
+_EMPTIED_NOTEBOOK = 2_000_000_000
+"""The same for notebooks, which are hardly ever meant to be empty."""
 _LOGIN_LIMIT = 8 << 20
 """Bytes of a setting or a log that are looked through for a login."""
 
@@ -58,13 +62,14 @@ class Scan:
     root: Path
     found: list[Found] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Files, and folders with all that is in them, that cannot be read: path → reason."""
     writing: set[str] = field(default_factory=set)
     """Files with a `.~name` beside them."""
 
 
 def scan(root: Path, excludes: Excludes) -> Scan:
-    """Look at every entry below `root`. Entries that cannot be read are skipped and named, with a warning."""
+    """Look at every entry below `root`. OSError only when `root` itself cannot be listed."""
     result = Scan(root)
     _walk(os.fspath(root), "", excludes, result)
     result.found.sort(key=lambda f: f.path)
@@ -78,7 +83,7 @@ def _walk(folder: str, prefix: str, excludes: Excludes, result: Scan) -> None:
     except OSError as error:
         if not prefix:
             raise
-        _cannot(result, prefix.rstrip("/"), error)
+        result.unreadable[prefix.rstrip("/")] = error.strerror or str(error)
         return
     names = {e.name for e in entries}
     for entry in entries:
@@ -109,7 +114,7 @@ def _walk(folder: str, prefix: str, excludes: Excludes, result: Scan) -> None:
         except FileNotFoundError:
             continue  # removed since the folder was listed
         except OSError as error:
-            _cannot(result, path, error)
+            result.unreadable[path] = error.strerror or str(error)
 
 
 def _has_login(root: Path, path: str) -> bool:
@@ -120,12 +125,6 @@ def _has_login(root: Path, path: str) -> bool:
 
 
 _KINDS = {st.S_IFSOCK: "a socket", st.S_IFIFO: "a FIFO", st.S_IFBLK: "a device", st.S_IFCHR: "a device"}
-
-
-def _cannot(result: Scan, path: str, error: OSError) -> None:
-    reason = f"cannot be read ({error.strerror})"
-    result.skipped.append(Skipped(path, reason))
-    result.warnings.append(f"{printable(path)} {reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +171,8 @@ def read_file(root: Path, path: str, limit: int, patience: Patience) -> Reading:
         while _exists(beside) and patience.wait():
             pass
         reading = _read_once(root, path, limit)
+        while _just_emptied(reading, path) and patience.wait():
+            reading = _read_once(root, path, limit)
         # In this order: a write that ends between the two is seen by the second.
         half_done = _exists(beside)
         moved = _moved(reading.stat, os.lstat(full)) or reading.stat.st_size != reading.size
@@ -189,6 +190,11 @@ def read_file(root: Path, path: str, limit: int, patience: Patience) -> Reading:
             if notebook and (moved or half_done) and not (reading.data and _parses(reading.data)):
                 return _before(root, beside_of(path), reading, limit, shown)
             return replace(reading, read_ns=0, warning=why)
+
+
+def _just_emptied(reading: Reading, path: str) -> bool:
+    limit = _EMPTIED_NOTEBOOK if path.endswith(".ipynb") else _EMPTIED
+    return not reading.size and 0 <= reading.read_ns - reading.stat.st_ctime_ns < limit
 
 
 def beside_of(path: str) -> str:

@@ -64,19 +64,21 @@ def dated(history: History, appeared: Mapping[str, float]) -> list[Dated]:
     return found
 
 
-def thin_own(history: History, writer: str) -> int:
-    """Thin out what one writer saved, from within its session; how many versions went.
+def thin_own(history: History, made: VersionInfo) -> int:
+    """Thin out what the writer of a version that was just made has saved; how many versions went.
 
-    Time is that of the newest version, so no clock is asked. Faults of the store end it early and are not raised:
-    the next time does the rest.
+    The time is when that version appeared: no clock is asked, and one that was wrong for a while, so that an older
+    version seems to be of the future, makes nothing old. Faults of the store end it early and are not raised: the next
+    time does the rest.
     """
     gone = 0
     try:
         appeared = history.appeared()
-        now = max(appeared.values(), default=0.0)
+        if (now := appeared.get(made.id)) is None:
+            return gone  # the list is stale
         shared = history.shared()
         for id in surplus(
-            dated(history, appeared), now=now, keep=lambda info: info.writer != writer or info.id in shared
+            dated(history, appeared), now=now, keep=lambda info: info.writer != made.writer or info.id in shared
         ):
             history.store.delete(history.key(id))
             gone += 1

@@ -151,6 +151,18 @@ def test_autosaves_thin_themselves_out(
 # --- Garbage ------------------------------------------------------------------------------------------------------
 
 
+def test_one_version_of_the_future_makes_nothing_old(
+    store: FolderStore, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a clock was wrong for one save, the autosaves of the last hour stay all the same."""
+    monkeypatch.setattr(saving, "THIN_EVERY", 4)
+    workspace = Workspace(store, "o", "c")
+    early = save(workspace, work, "of the future", tmp_path / "state")
+    age(store.root, -24 * 365)
+    made = [save(workspace, work, str(n), tmp_path / "state") for n in range(8)]
+    assert {v.id for v in workspace.versions()} == {early.id, *(v.id for v in made)}
+
+
 def test_garbage_goes_at_the_second_run_a_day_later(store: FolderStore, work: Path, tmp_path: Path) -> None:
     """What no version names is marked once it is a day old, removed a day after that, and never anything else."""
     workspace = Workspace(store, "o", "c")

@@ -167,11 +167,34 @@ def test_a_torn_notebook_is_read_again(tmp_path: Path) -> None:
     notebook = tmp_path / "a.ipynb"
     whole = json.dumps({"cells": ["x"] * 1000})
     notebook.write_text(whole[:500])
-    thread = threading.Timer(0.1, lambda: notebook.write_text(whole))
+    thread = threading.Timer(0.03, lambda: notebook.write_text(whole))
     thread.start()
     reading = read_file(tmp_path, "a.ipynb", 1 << 20, Patience(30))
     thread.join()
     assert (reading.data, reading.warning) == (whole.encode(), "")
+
+
+@pytest.mark.parametrize("name", ["a.ipynb", "a.py"])
+def test_a_file_that_was_just_emptied_is_read_again(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that truncates a file and then writes it is not caught between the two, without a copy beside, too."""
+    monkeypatch.setattr(scanning, "_EMPTIED_NOTEBOOK" if name.endswith(".ipynb") else "_EMPTIED", 30e9)
+    (tmp_path / name).write_text("{}")
+    done = threading.Event()
+
+    def rewrite() -> None:
+        with (tmp_path / name).open("w") as file:
+            done.set()
+            time.sleep(0.05)
+            file.write('{"new": 1}')
+
+    thread = threading.Thread(target=rewrite)
+    thread.start()
+    done.wait()
+    reading = read_file(tmp_path, name, 1000, Patience(30))
+    thread.join()
+    assert (reading.data, reading.warning) == (b'{"new": 1}', "")
 
 
 @pytest.mark.parametrize("beside", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -20,6 +21,7 @@ import pytest
 from datamount.errors import NotFound, UsageError, VerificationFailed
 from datamount.objectstore import Body, ObjectInfo, ObjectStore
 from datamount.objectstore.folder import FolderStore
+from datamount.session.homecoming import bring_home
 from datamount.snapshots import Workspace, pristine, standalone
 from datamount.snapshots.content import Content
 from datamount.snapshots.restore import restore_entries
@@ -183,6 +185,44 @@ def test_writes_through_a_mapping_are_seen(workspace: Workspace, tmp_path: Path)
                 saved = workspace.save(Path(folder), state_dir=tmp_path / "state")
                 assert saved.version
                 assert b"".join(workspace.read(saved.version.id, "array.dat"))[:5] == word
+
+
+def test_what_cannot_be_read_stays_as_it_was_saved(
+    workspace: Workspace, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A torn notebook, and a folder that cannot be listed, are in the next version as they were in the one before."""
+    workspace.save(work)
+    write(work, {"nb.ipynb": b'{"cells": [', ".~nb.ipynb": b"{", "new.txt": b"new"})
+    real = os.scandir
+
+    def broken(path: str) -> object:
+        if str(path).endswith("/src"):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr("datamount.snapshots.scan.os.scandir", broken)
+    saved = workspace.save(work)
+    assert saved.version and saved.created and not saved.skipped
+    assert sum("is kept" in warning for warning in saved.warnings) == 2
+    before, now = (version.by_path() for version in map(workspace.version, ("1", "2")))
+    assert now.keys() - before.keys() == {".~nb.ipynb", "new.txt"}
+    assert all(now[path].location == before[path].location for path in ("nb.ipynb", "src/a.py", "src/b.bin"))
+
+
+def test_a_damaged_version_stops_nothing(workspace: Workspace, work: Path, store: FolderStore, tmp_path: Path) -> None:
+    """Where the newest version cannot be read, the next save and the next start build on the one before."""
+    first = workspace.save(work).version
+    write(work, {"new.txt": b"new"})
+    damaged = workspace.save(work).version
+    assert first and damaged
+    body = store.get(workspace.key(damaged.id))
+    store.put(workspace.key(damaged.id), body[: len(body) // 2])
+    (tmp_path / "home").mkdir()
+    home = bring_home(workspace, tmp_path / "home", tmp_path / "state")
+    assert home.version and (home.version.info.id, home.damaged) == (first.id, damaged.id)
+    write(work, {"new.txt": b"newer"})
+    saved = Workspace(store, workspace.owner, workspace.course).save(work).version
+    assert saved and (saved.parent, saved.seq) == (first.id, 3)
 
 
 def test_two_writers_make_siblings(store: FolderStore, work: Path, tmp_path: Path) -> None:
