@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -24,15 +23,15 @@ from typing import Literal
 
 from datamount.errors import DatamountError, NotFound, Refused, VerificationFailed
 from datamount.merge import Merged, MergeReport, Node, Other, Read, Tree, merge_trees
-from datamount.session import journal
+from datamount.session import changing, journal
 from datamount.session.folder import is_a_clone, is_as_recorded, is_clean, nodes_at, sha256_of, work_is_there
 from datamount.session.journal import Begun
 from datamount.snapshots import Entry, RestoreReport, Version, VersionInfo, Workspace, pristine
 from datamount.snapshots.excludes import Excludes
+from datamount.snapshots.placing import TEMPORARY
 from datamount.snapshots.scan import printable, scan
 from datamount.status import write_atomic
 
-TEMPORARY = ".datamount-"
 MERGE_FILE = "merge.json"
 """In the state folder: the report of the last merge."""
 
@@ -243,7 +242,7 @@ class _Coming:
 
     def _read_here(self, path: str) -> bytes | None:
         try:
-            return (self.folder / path).read_bytes()
+            return changing.read(self.folder, path)
         except OSError:
             return None
 
@@ -254,7 +253,7 @@ class _Coming:
         final = self._final(begun, version)
         self._write_beside(begun, version, final)
         for path in sorted(begun.here.keys() - final.keys()):
-            self._remove(path)
+            changing.remove(self.folder, path)
         report = self._write_rest(begun, version)
         if begun.before or final != _tree(self._ours(version)):
             self._save(self._message(begun), parent=self._landed(begun) if again else _parent(begun))
@@ -269,11 +268,11 @@ class _Coming:
         """First what would be written over or removed in the next step."""
         for step in begun.steps or ():
             if step.take != "bytes" and step.source != step.path:
-                target = self._safe(step.path)
+                self._check_way(step.path)
                 if nodes_at(self.folder, [step.path])[step.path] == final[step.path]:
                     continue
                 if step.take == _side(begun):
-                    _copy(self.folder / step.source, target)
+                    changing.copy(self.folder, step.source, step.path)
                 else:
                     entry = replace(version.by_path()[step.source], path=step.path)
                     self.workspace.restore(replace(version, entries=(entry,)), self.folder)
@@ -286,7 +285,7 @@ class _Coming:
             if step.take == "bytes":
                 with _noted(step.path, failed):
                     mode = entries[step.path].mode if step.path in entries else 0o644
-                    _write(self._safe(step.path), step.data, mode)
+                    changing.write(self.folder, step.path, step.data, mode)
             elif step.take != _side(begun) and step.source == step.path:
                 chosen.append(entries[step.path])
         filled = {parent for entry in entries.values() for parent in _with_parents(entry.path)[:-1]}
@@ -294,22 +293,11 @@ class _Coming:
         report = self.workspace.restore(replace(version, entries=tuple(chosen)), self.folder)
         return replace(report, failed=report.failed | failed)
 
-    def _remove(self, path: str) -> None:
-        """A file or link, and the folders that are empty without it."""
-        target = self._safe(path)
-        with suppress(FileNotFoundError):
-            target.unlink()
-        with suppress(OSError):
-            for parent in list(target.parents)[: path.count("/")]:
-                parent.rmdir()
-
-    def _safe(self, path: str) -> Path:
-        """The place of a path. Refused when a link is on the way: what is behind it is not the folder's."""
-        target = self.folder / path
-        for parent in list(target.parents)[: path.count("/")]:
+    def _check_way(self, path: str) -> None:
+        """Refused when a link is on the way to a path: what is behind it is not the folder's."""
+        for parent in list((self.folder / path).parents)[: path.count("/")]:
             if parent.is_symlink():
                 raise Refused(f"{printable(path)} is left alone: {printable(parent.name)} is a link.")
-        return target
 
     def _save(self, message: str, parent: str | None = None) -> str | None:
         saved = self.workspace.save(
@@ -394,33 +382,6 @@ def _parent(begun: Begun) -> str:
 def _before(version: str) -> str:
     """The message of the version of what is in the folder."""
     return f"Before restoring {version}"
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A copy that appears whole, or a link with the same target."""
-    with _appearing(target) as temporary:
-        shutil.copy2(source, temporary, follow_symlinks=False)
-
-
-def _write(target: Path, data: bytes, mode: int) -> None:
-    """A file that appears whole and durable."""
-    with _appearing(target) as temporary, temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fchmod(file.fileno(), mode)
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _appearing(target: Path) -> Iterator[Path]:
-    """A name beside `target` that takes its place in the end. A save leaves it out, should a kill leave it there."""
-    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{hashlib.sha256(os.fsencode(target)).hexdigest()[:12]}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield temporary
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _with_parents(path: str) -> list[str]:

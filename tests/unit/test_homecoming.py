@@ -357,10 +357,10 @@ def test_excluded_files_of_the_course_stay(place: Place) -> None:
 
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 EFFECTS = (
-    "datamount.session.homecoming._copy",
-    "datamount.session.homecoming._write",
+    "datamount.session.changing.copy",
+    "datamount.session.changing.write",
     "datamount.session.homecoming.write_atomic",
-    "datamount.session.homecoming._Coming._remove",
+    "datamount.session.changing.remove",
     "datamount.session.journal.write_atomic",
     "datamount.session.journal.end",
     "datamount.snapshots.pristine.write_atomic",
@@ -418,7 +418,7 @@ def test_a_killed_merge_is_gone_on_with(place: Place) -> None:
     place.save()
     place.publish({"b.txt": "their b\n", "c.txt": "c\n", "gone.txt": None})
     place.machine(as_pod=True)
-    assert kill_at(1, lambda: place.home(fresh=True), ["datamount.session.homecoming._copy"])
+    assert kill_at(1, lambda: place.home(fresh=True), ["datamount.session.changing.copy"])
     begun = journal.read(place.state)
     assert begun and begun.steps is not None and place.files()["b.txt"] == "their b\n"
     home = place.home()

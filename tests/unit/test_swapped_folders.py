@@ -9,6 +9,7 @@ import pytest
 
 from datamount.errors import Refused
 from datamount.objectstore.folder import FolderStore
+from datamount.session import changing
 from datamount.snapshots import Workspace
 from sidecar.session import Session
 from sidecar.settings import Settings
@@ -70,3 +71,32 @@ def test_a_link_that_stays_is_a_folder_like_any(settings: Settings, tmp_path: Pa
     assert report.restored == ("usercustomize.py",)
     assert (settings.folder / "old/usercustomize.py").read_text() == "the student's own code"
     session.close()
+
+
+def test_what_comes_home_late_follows_no_link(tmp_path: Path) -> None:
+    """While work comes home into a running session, a folder that became a link leads no change out, and nothing in."""
+    home, token = tmp_path / "home", tmp_path / "secrets/token"
+    home.mkdir()
+    token.parent.mkdir()
+    token.write_text("the sidecar's")
+    (home / "own.txt").write_text("mine")
+    (home / "x").symlink_to(token.parent)
+    (home / "y").symlink_to(token)
+    for path in ("x/token", "y"):
+        with pytest.raises(OSError):
+            changing.read(home, path)
+    with pytest.raises(OSError):
+        changing.copy(home, "x/token", "copy")
+    with pytest.raises(Refused):
+        changing.copy(home, "own.txt", "x/token")
+    with pytest.raises(Refused):
+        changing.write(home, "x/token", b"theirs", 0o644)
+    with pytest.raises(Refused):
+        changing.remove(home, "x/token")
+    assert sorted(path.name for path in home.iterdir()) == ["own.txt", "x", "y"]
+    changing.copy(home, "y", "z/y")
+    changing.write(home, "y", b"mine now", 0o644)
+    changing.remove(home, "z/y")
+    assert (token.read_text(), (home / "y").read_text()) == ("the sidecar's", "mine now")
+    assert list(token.parent.iterdir()) == [token]
+    assert not (home / "z").exists()
