@@ -147,31 +147,38 @@ class Lanes:
             for _ in range(LANE_ITEMS):
                 batch = self._next()
                 if not batch:
-                    break
+                    return
                 if len(batch) > 1:
                     self._many(batch)
                 else:
                     self._one(batch[0])
-            else:
-                with self._mutex:
-                    again = bool(self._queue) and not self._stopping() and self._open <= self._means.pace.lanes()
-                if again:
-                    self._means.crew.submit(self._lane)
-                    return
+            self._pass_on()
         except Abandoned:
             return  # `_give_up` has counted this lane off
         except BaseException as error:  # a bug of ours must not leave the dataset waiting for this lane
-            with self._mutex:
+            with self._changed:
                 self.failures.append((Item("", None, ""), self._ours(error)))
                 self._ended = True
+                self._close_lane()
+
+    def _pass_on(self) -> None:
+        """Queue up again behind the other datasets' lanes, where there is more to do."""
         with self._changed:
-            self._open -= 1
-            self._changed.notify_all()
+            if self._queue and not self._stopping() and self._open <= self._means.pace.lanes():
+                self._means.crew.submit(self._lane)
+            else:
+                self._close_lane()
+
+    def _close_lane(self) -> None:
+        """Count this lane off. In one breath with finding nothing to do: else what is queued meanwhile has no lane."""
+        self._open -= 1
+        self._changed.notify_all()
 
     def _next(self) -> list[Item]:
-        """The next object; or several neighbours, where the driver brings small ones together."""
-        with self._mutex:
+        """The next object; or several neighbours, where the driver brings small ones together. Of none, the lane ends."""
+        with self._changed:
             if self._stopping() or not self._queue:
+                self._close_lane()
                 return []
             batch = [self._queue.popleft()]
             if len(self._queue) == WAITING // 2:

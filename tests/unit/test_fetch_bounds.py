@@ -17,8 +17,10 @@ import pytest
 from datamount.course import read_course
 from datamount.drivers.base import Buffer, Driver, Item, Pin
 from datamount.errors import Unavailable
-from datamount.fetch import exit_error, fetch, receipts
+from datamount.fetch import exit_error, fetch, job, receipts
+from datamount.fetch.lanes import Lanes
 from datamount.fetch.retries import Policy
+from datamount.fetch.workers import Pace
 from datamount.status import Status
 from tests import servers
 from tests.folder_driver import FolderDriver, World
@@ -178,6 +180,32 @@ def test_a_listing_that_breaks_is_begun_again(rig: Rig) -> None:
     assert len(broke) == 2
     assert rig.files() == files
     assert set(rig.world.opened.values()) == {1}
+
+
+def test_what_is_listed_as_the_last_lane_ends_is_brought(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object that comes just when a lane has found nothing more to do has a lane, though no other is open."""
+    rig.world.put("codes", FILES)
+    found_nothing = Lanes._next
+
+    def then_dawdle(lanes: Lanes) -> list[Item]:
+        batch = found_nothing(lanes)
+        if not batch:
+            time.sleep(0.002)
+        return batch
+
+    def slowly(plan: Iterable[Item]) -> Iterator[Item]:
+        for item in plan:
+            time.sleep(0.0005)
+            yield item
+
+    monkeypatch.setattr(Lanes, "_next", then_dawdle)
+    monkeypatch.setattr(Pace, "lanes", lambda _: 1)
+    monkeypatch.setattr(job, "PAGE", 1)
+    rig.listing = slowly
+    for attempt in range(10):
+        rig.data = rig.folder / f"data-{attempt}"
+        assert rig.fetch().state == "ready"
+        assert rig.files() == FILES
 
 
 def test_a_listing_that_fails_removes_nothing(rig: Rig) -> None:
