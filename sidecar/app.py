@@ -291,10 +291,9 @@ def _add_snapshots(app: FastAPI, session: Session) -> None:
 
 
 def _pair(workspace: Workspace, id: str, against: str | None) -> tuple[Version | None, Version]:
-    """The version to compare with, and the version; the first is None for a version without a parent."""
+    """The version to compare with, and the version; the first is None where there is none before it."""
     new = workspace.version(id)
-    other = against or new.info.parent
-    return (workspace.version(other) if other else None), new
+    return (workspace.version(against) if against else workspace.before(new.info)), new
 
 
 class Unchanged(Exception):

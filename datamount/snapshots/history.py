@@ -95,6 +95,15 @@ class History:
                 return self.load(id)
         return None
 
+    def before(self, info: VersionInfo) -> Version | None:
+        """What a version was made from; where that was thinned out, the newest older one. None for a first version."""
+        if info.parent is None:
+            return None
+        with suppress(NotFound):
+            return self.version(info.parent)
+        older = [found for found in self.versions() if found.seq < info.seq]
+        return self.version(older[0].id) if older else None
+
     def read(self, version: Version | str, path: str) -> Iterator[bytes]:
         """The content of one file, in chunks. Its last chunk comes only when the whole matches its digest; else
         VerificationFailed. NotFound for a path that the version does not hold as a file."""

@@ -184,6 +184,21 @@ def test_history_and_content(api: httpx.Client, settings: Settings) -> None:
     assert file.headers["x-content-type-options"] == "nosniff"
 
 
+def test_a_version_whose_parent_was_thinned_out(api: httpx.Client, settings: Settings, tmp_path: Path) -> None:
+    """What a version changed is told against the newest older one where its parent is no longer there."""
+    saved = []
+    for text in ("one", "two", "three"):
+        (settings.folder / "notes/a b.txt").write_text(text)
+        saved.append(api.post(f"{API}/snapshots", json={}).json()["snapshot"]["id"])
+    next((tmp_path / "store").rglob(f"{saved[1]}.json")).unlink()
+    expected = [{"path": "notes/a b.txt", "kind": "changed", "before": 3, "after": 5}]
+    assert api.get(f"{API}/snapshots/{saved[2]}/diff").json() == expected
+    lines = api.get(f"{API}/snapshots/{saved[2]}/diff/notes/a%20b.txt").json()["lines"]
+    assert [line for line in lines if line[0] in "-+"] == ["-one", "+three"]
+    next((tmp_path / "store").rglob(f"{saved[0]}.json")).unlink()
+    assert [found["kind"] for found in api.get(f"{API}/snapshots/{saved[2]}/diff").json()] == ["added"] * 3
+
+
 def test_the_zip_holds_the_version(api: httpx.Client, settings: Settings) -> None:
     """The streamed archive is a sound zip with every file of the version, and an executable stays one."""
     (settings.folder / "big.bin").write_bytes(bytes(range(256)) * 8192)
