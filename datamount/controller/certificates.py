@@ -174,7 +174,11 @@ def _first(bundle: bytes) -> bytes:
 
 
 class Served:
-    """A TLS context whose certificate follows its source: new connections get the new one, open ones go on."""
+    """A TLS context whose certificate follows its source: new connections get the new one, open ones go on.
+
+    Each certificate has a context of its own, which a handshake is led to as a whole: one that is loaded into a context
+    in use has, for a moment, no key, and whoever connects then is turned away.
+    """
 
     def __init__(self, read: Callable[[], Pair], *, seconds: float) -> None:
         self._read = read
@@ -182,8 +186,8 @@ class Served:
         self._pair: Pair | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._current = self.context = _server_context()
+        self.context.sni_callback = self._lead  # called for clients that name no server, too
         self.refresh()
 
     def refresh(self) -> bool:
@@ -191,17 +195,20 @@ class Served:
         pair = self._read()
         if pair == self._pair:
             return False
+        context = _server_context()
         # OpenSSL reads chains from files only; tmpfs or not, they are gone at once.
         with tempfile.TemporaryDirectory() as folder:
             certificate, key = Path(folder, CERTIFICATE), Path(folder, KEY)
             certificate.write_bytes(pair.certificate)
             key.touch(mode=0o600)
             key.write_bytes(pair.key)
-            # Tried apart first: a key that does not fit must not reach the context in use.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-            self.context.load_cert_chain(certificate, key)
+            context.load_cert_chain(certificate, key)
+        self._current = context
         self._pair = pair
         return True
+
+    def _lead(self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = self._current
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._watch, name="certificate", daemon=True)
@@ -221,6 +228,12 @@ class Served:
         self._stop.set()
         if self._thread:
             self._thread.join(5)
+
+
+def _server_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 def from_files(folder: Path) -> Callable[[], Pair]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import socket
 import ssl
 import threading
@@ -47,9 +48,10 @@ def keeper(kube: KubeServer, now: datetime = NOW) -> SelfSigned:
     return SelfSigned(Kube(kube.client()), Settings(namespaces=["hub", "class"]), clock=lambda: now)
 
 
-def handshake(served: ssl.SSLContext, bundle: bytes, host: str = HOST) -> x509.Certificate:
+def handshake(served: ssl.SSLContext, bundle: bytes, host: str | None = HOST) -> x509.Certificate:
     """The certificate that a client which trusts only `bundle` gets; ssl.SSLError where it does not trust it."""
     trusting = ssl.create_default_context(cadata=bundle.decode())
+    trusting.check_hostname = host is not None
     ours, theirs = socket.socketpair()
 
     def serve() -> None:
@@ -174,6 +176,30 @@ def test_mounted_files_are_followed(tmp_path: Path, caplog: pytest.LogCaptureFix
     served.stop()
     assert handshake(served.context, authority.certificate).serial_number != before
     assert "PRIVATE KEY" not in caplog.text
+
+
+def test_no_connection_is_lost_while_the_certificate_changes() -> None:
+    """Whoever connects at the moment of a change gets the old certificate or the new one, with its own key."""
+    authority = make_authority(NOW)
+    pairs = itertools.cycle([make_certificate(authority, [HOST], NOW, 2) for _ in range(2)])
+    served = Served(lambda: next(pairs), seconds=60)
+    over = threading.Event()
+
+    def change() -> None:
+        while not over.is_set():
+            served.refresh()
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            found = list(
+                pool.map(lambda host: handshake(served.context, authority.certificate, host), [HOST, None] * 75)
+            )
+    finally:
+        over.set()
+        thread.join()
+    assert len({certificate.serial_number for certificate in found}) == 2
 
 
 def test_a_mounted_authority_reaches_the_sidecars(kube: KubeServer, tmp_path: Path) -> None:
