@@ -11,7 +11,12 @@ from obstore.store import AzureStore as Client
 from datamount.objectstore.remote import Kind, RemoteStore, client_options
 
 # Names of metadata must be identifiers there.
-_KIND = Kind("container", "the AZURE_STORAGE_ variables and the container's access", write_id="datamountwrite")
+_KIND = Kind(
+    "container",
+    "the AZURE_STORAGE_ variables and the container's access",
+    "Set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+    write_id="datamountwrite",
+)
 
 
 class AzureStore(RemoteStore):

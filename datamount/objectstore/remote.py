@@ -36,6 +36,8 @@ _STREAM_TRIES = 5
 _STREAM_CHUNK = 4 << 20
 """Bytes; in smaller chunks, the way through Python costs more than the network."""
 _STATUS = re.compile(r"status code: (\d{3})")
+_METADATA = re.compile(r"/latest/(api/token|meta-data)|/metadata/identity")
+"""The machine's own identity in a cloud, asked where nothing else gives keys."""
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 
 T = TypeVar("T")
@@ -51,6 +53,8 @@ class Kind:
     """What its users call a bucket."""
     access: str
     """What to check when access is denied."""
+    sign_in: str
+    """How to give it keys where none are known."""
     write_id: str = "datamount-write"
     """The name of a write id in an object's metadata."""
 
@@ -201,6 +205,13 @@ class RemoteStore:
             if code and code[1] in ("NoSuchBucket", "ContainerNotFound"):
                 return NotFound(f"The {self._kind.bucket} {self.bucket!r} does not exist.", who="the hub's operator")
             return NotFound(f"{what}: there is none.")
+        if _METADATA.search(str(error)):
+            return Refused(
+                f"{what}: no keys for it are known here.",
+                hint=f"{self._kind.sign_in}.",
+                who="you",
+                transient=status is None or status >= 500,  # a machine of a cloud may know them in a moment
+            )
         # A LIST that is denied comes without a type of its own.
         denied = isinstance(error, remote.PermissionDeniedError | remote.UnauthenticatedError) or status in (401, 403)
         if denied:

@@ -11,7 +11,11 @@ from obstore.store import S3Store as Client
 
 from datamount.objectstore.remote import Kind, RemoteStore, client_options
 
-_KIND = Kind("bucket", "the AWS variables and the bucket's policy")
+_KIND = Kind(
+    "bucket",
+    "the AWS variables and the bucket's policy",
+    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to a profile of `aws configure`",
+)
 
 
 class S3Store(RemoteStore):

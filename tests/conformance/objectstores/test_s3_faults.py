@@ -12,7 +12,7 @@ from datamount.errors import Conflict, Refused, Unavailable
 from datamount.objectstore import ObjectStore, open_store
 from datamount.snapshots import Workspace
 from tests.s3_proxy import Fault, Rule, S3Proxy
-from tests.servers import S3Server
+from tests.servers import HTTPServer, S3Server
 
 
 @pytest.fixture
@@ -43,6 +43,15 @@ def test_wrong_keys_are_refused_not_unavailable(s3: S3Server, bucket: str, monke
     for action in (lambda: list(store.list("")), lambda: store.get("k"), lambda: store.put("k", b"x")):
         with pytest.raises(Refused, match="access is denied"):
             action()
+
+
+def test_without_any_keys_it_says_which_to_set(http: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no variable and no profile has keys, and the machine is no cloud's, the error tells how to give some."""
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", http.url)
+    with pytest.raises(Refused, match="no keys") as caught:
+        open_store("s3://some-bucket/p").put("k", b"x")
+    assert "AWS_ACCESS_KEY_ID" in caught.value.hint
+    assert caught.value.who == "you"
 
 
 def test_a_create_whose_answer_was_lost_is_ours(s3: S3Server, bucket: str) -> None:
