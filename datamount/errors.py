@@ -62,7 +62,7 @@ class DatamountError(Exception):
         return "".join(f"-{c.lower()}" if c.isupper() else c for c in cls.__name__).lstrip("-")
 
     def sentence(self) -> str:
-        """Message and hint as a person reads them."""
+        """What happened and what to do, as a person reads them; see `explain` for who can do it."""
         return f"{self.message} {self.hint}".strip()
 
     def problem(self) -> dict[str, Any]:
@@ -183,6 +183,14 @@ class VerificationFailed(DatamountError):
     exit_code = 6
     http_status = 502
     title = "Verification failed"
+
+
+def explain(problem: Mapping[str, Any]) -> str:
+    """A problem document as a person reads it: what happened, what to do, and who can do it where that is not you."""
+    who = problem.get("who")
+    helper = f"Who can mend it: {who}." if who and who != "you" else ""
+    said = (problem.get("detail", ""), problem.get("hint", ""), helper)
+    return " ".join(str(part) for part in said if part)
 
 
 def from_problem(document: Mapping[str, Any]) -> DatamountError:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Protocol, TextIO
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from datamount.status import DatasetStatus
+from datamount.errors import explain
+
+if TYPE_CHECKING:
+    from datamount.status import DatasetStatus
 
 
 class Progress(Protocol):
@@ -97,9 +101,13 @@ def line(name: str, status: DatasetStatus) -> str:
     else:
         text = f"{name}: {status.state}{', but optional' if status.optional else ''}"
     if status.error:
-        detail = str(status.error.get("detail", "")).removeprefix(f'dataset "{name}": ')
-        text += f": {detail} {status.error.get('hint', '')}".rstrip()
+        text += f": {why(name, status.error)}"
     return text + "".join(f"\n  note: {warning}" for warning in status.warnings)
+
+
+def why(name: str, problem: Mapping[str, Any]) -> str:
+    """A dataset's error for a line that names the dataset already."""
+    return explain(problem).removeprefix(f'dataset "{name}": ')
 
 
 def human(size: float) -> str:

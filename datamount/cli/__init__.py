@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from datamount import __version__
-from datamount.errors import DatamountError, UsageError
+from datamount.errors import DatamountError, DiskFull, UsageError, explain
 
 # The extra that brings what a command imports; for any other command it is all of them.
 _EXTRAS = {"up": "local", "controller": "controller"} | dict.fromkeys(
     ("save", "history", "diff", "restore", "export", "share", "doctor", "store"), "store"
 )
+
+# How `datamount --help` groups the commands.
+COURSES, WORK, OPERATORS = "A course and its data", "Saved work", "For operators"
 
 app = typer.Typer(
     name="datamount",
@@ -44,7 +49,7 @@ def _root(
     pass
 
 
-from datamount.cli import cache, cluster, convert, data, manifest, session, share, store, work  # noqa: E402  (they register on app)
+from datamount.cli import session, manifest, convert, data, work, share, cache, store, cluster  # noqa: E402, I001  (they register on app, in the order of its help)
 
 __all__ = ["app", "cache", "cluster", "convert", "data", "main", "manifest", "session", "share", "store", "work"]
 
@@ -66,26 +71,44 @@ def _run() -> None:
 
 
 def main() -> None:
-    """Run the command line; our errors become one message on stderr and their exit code.
+    """Run the command line; an error becomes one message on stderr and its exit code.
 
     With --json among the arguments the error is the problem document, on stdout, as a program expects it.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another century, a file name of another
     try:
         _run()
-    except DatamountError as error:
-        if "--json" in sys.argv:
-            print(json.dumps(error.problem(), indent=1))
-        else:
-            print(f"datamount: {error.sentence()}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, BrokenPipeError):
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # What is still in the buffer has no reader: the interpreter would complain of that on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(130)
     except Exception as error:
-        if os.environ.get("DATAMOUNT_DEBUG"):
-            traceback.print_exc()
-        print(
-            f"datamount: an error that should not happen ({type(error).__name__}). "
-            "Please report it, with the output of the same command under DATAMOUNT_DEBUG=1.",
-            file=sys.stderr,
-        )
-        sys.exit(DatamountError.exit_code)
+        _leave(error if isinstance(error, DatamountError) else _ours(error))
+
+
+def _leave(error: DatamountError) -> NoReturn:
+    if "--json" in sys.argv:
+        print(json.dumps(error.problem(), indent=1))
+    else:
+        print(f"datamount: {explain(error.problem())}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _ours(error: Exception) -> DatamountError:
+    """The error of ours that one of this machine, or one that should not happen, stands for."""
+    if os.environ.get("DATAMOUNT_DEBUG"):
+        traceback.print_exc()
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" of {error.filename}" if error.filename else ""
+        return DiskFull(f"there is no room left on the disk{where}.", hint="Make room, then repeat.", who="you")
+    if isinstance(error, OSError) and error.filename:
+        return UsageError(f"{error.filename} cannot be used ({error.strerror}).", who="you")
+    return DatamountError(
+        f"an error that should not happen ({type(error).__name__}).",
+        hint="Please report it, with the output of the same command under DATAMOUNT_DEBUG=1.",
+        who="you",
+    )

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from datamount.cli import app
+from datamount.cli import OPERATORS, app
+from datamount.cli.options import CacheOption, CourseArgument, JsonOption, OnlyOption
+from datamount.cli.show import print_json
 
 if TYPE_CHECKING:
     from datamount.fetch.cache import Cache
@@ -20,17 +22,11 @@ group = typer.Typer(
     help="What the sessions of a machine share, so that each byte comes once.",
     epilog="Example: [bold]datamount cache ls --cache /var/cache/datamount[/bold]",
 )
-app.add_typer(group, name="cache")
-
-FolderOption = Annotated[
-    Path | None,
-    typer.Option("--cache", help="The cache's folder.", envvar="DATAMOUNT_CACHE", show_envvar=True),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print what a program reads.")]
+app.add_typer(group, name="cache", rich_help_panel=OPERATORS)
 
 
 @group.command("ls", epilog="Example: [bold]datamount cache ls --cache /var/cache/datamount[/bold]")
-def ls(folder: FolderOption = None, as_json: JsonOption = False) -> None:
+def ls(folder: CacheOption = None, as_json: JsonOption = False) -> None:
     """Show what is in the cache: a row for each source and credential."""
     from datamount.progress import human
 
@@ -40,7 +36,7 @@ def ls(folder: FolderOption = None, as_json: JsonOption = False) -> None:
             {"scope": e.scope, "source": e.label, "objects": e.objects, "bytes": e.size, "used": _date(e.used)}
             for e in entries
         ]
-        print(json.dumps(rows, indent=1))
+        print_json(rows)
         return
     for entry in entries:
         used = f"used {_date(entry.used)}" if entry.objects else "empty"
@@ -51,7 +47,7 @@ def ls(folder: FolderOption = None, as_json: JsonOption = False) -> None:
 
 @group.command("prune", epilog='Example: [bold]datamount cache prune --size "5 GB"[/bold]')
 def prune(
-    folder: FolderOption = None,
+    folder: CacheOption = None,
     size: Annotated[
         str | None, typer.Option("--size", help='What may stay, as "5 GB"; default: DATAMOUNT_CACHE_SIZE or 20 GB.')
     ] = None,
@@ -67,9 +63,9 @@ def prune(
 
 @group.command("warm", epilog="Example: [bold]datamount cache warm https://github.com/ORG/COURSE[/bold]")
 def warm(
-    course: Annotated[str, typer.Argument(help="A course's folder or git URL.", metavar="COURSE")] = ".",
-    folder: FolderOption = None,
-    only: Annotated[list[str] | None, typer.Option("--only", help="Only this dataset; may be repeated.")] = None,
+    course: CourseArgument = ".",
+    folder: CacheOption = None,
+    only: OnlyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Bring a course's data into the cache, so that its first session is as quick as the second.

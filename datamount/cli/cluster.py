@@ -9,14 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from datamount.cli import app
+from datamount.cli import OPERATORS, app
 
 SettingsOption = Annotated[
     Path | None, typer.Option("--settings", help="YAML file of the injection's settings; default: none.")
 ]
 
 
-@app.command(epilog="Example: [bold]kubectl get pod jupyter-x -o yaml | datamount inject --settings inject.yaml[/bold]")
+@app.command(
+    rich_help_panel=OPERATORS,
+    epilog="Example: [bold]kubectl get pod jupyter-x -o yaml | datamount inject --settings inject.yaml[/bold]",
+)
 def inject(
     file: Annotated[
         str, typer.Argument(help="YAML or JSON file with Pods and Lists; - for stdin.", metavar="FILE")
@@ -105,7 +108,10 @@ def _inject_all(document: Any, settings: Any) -> Any:
     return inject_pod(document, settings)
 
 
-@app.command(epilog="Example: [bold]datamount controller --config /etc/datamount/controller.yaml[/bold]")
+@app.command(
+    rich_help_panel=OPERATORS,
+    epilog="Example: [bold]datamount controller --config /etc/datamount/controller.yaml[/bold]",
+)
 def controller(
     config: Annotated[Path, typer.Option("--config", help="YAML file of the controller's settings.")],
     check: Annotated[bool, typer.Option("--check", help="Only tell whether settings and policy are valid.")] = False,

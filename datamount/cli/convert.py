@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from datamount.cli import app
+from datamount.cli import COURSES, app
+from datamount.cli.show import print_json
 from datamount.errors import UsageError
 
 
-@app.command(epilog="Example: [bold]datamount convert binder/data_requirement.json[/bold]")
+@app.command(rich_help_panel=COURSES, epilog="Example: [bold]datamount convert binder/data_requirement.json[/bold]")
 def convert(
     file: Annotated[
         Path, typer.Argument(help="data_requirement.json, catalog.yml, NAME.dvc or datapackage.json.", metavar="FILE")
@@ -37,7 +37,7 @@ def convert(
             who="the course's author",
         )
     if as_json:
-        print(json.dumps({"format": found.format, "manifest": found.document(), "left_out": found.left_out}, indent=1))
+        print_json({"format": found.format, "manifest": found.document(), "left_out": found.left_out})
         if found.left_out:
             raise typer.Exit(PartlyDelivered.exit_code)
         return

@@ -13,41 +13,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datamount.cli import app
+from datamount.cli import COURSES, app
+from datamount.cli.options import CacheOption, CourseArgument, DataOption, JsonOption, OnlyOption, RunOption
+from datamount.cli.show import print_json
 
 if TYPE_CHECKING:
     from datamount.course import Course
     from datamount.errors import DatamountError
     from datamount.status import Status
 
-CourseArgument = Annotated[str, typer.Argument(help="A course's folder or git URL.", metavar="COURSE")]
-DataOption = Annotated[Path | None, typer.Option("--data", help="Folder that gets a folder for each dataset.")]
-RunOption = Annotated[Path | None, typer.Option("--run", help="Folder of env, status.json and connection files.")]
-CacheOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache", help="Folder that sessions of this machine share.", envvar="DATAMOUNT_CACHE", show_envvar=True
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print what a program reads.")]
-
 
 @contextlib.contextmanager
 def opened_course(source: str) -> Iterator[Course]:
     """The course in a folder, or of a git URL, whose clone is gone at the end."""
     from datamount.course import open_course
+    from datamount.session.places import apart
 
     with tempfile.TemporaryDirectory(prefix="datamount-course-", ignore_cleanup_errors=True) as scratch:
-        yield open_course(source, into=Path(scratch) / "course")
+        yield apart(open_course(source, into=Path(scratch) / "course"))
 
 
-@app.command(epilog="Example: [bold]datamount fetch . --data ./data --run ./run --only labels[/bold]")
+@app.command(
+    rich_help_panel=COURSES, epilog="Example: [bold]datamount fetch . --data ./data --run ./run --only labels[/bold]"
+)
 def fetch(  # noqa: PLR0917  (Typer passes them by name)
     course: CourseArgument = ".",
     data: DataOption = None,
     run: RunOption = None,
     frozen: Annotated[bool, typer.Option("--frozen", help="Fail where datamount.lock lacks a dataset.")] = False,
-    only: Annotated[list[str] | None, typer.Option("--only", help="Only this dataset; may be repeated.")] = None,
+    only: OnlyOption = None,
     cache: CacheOption = None,
     budget: Annotated[
         float | None, typer.Option("--budget", help="Seconds after which to leave the rest for the next fetch.")
@@ -89,7 +83,10 @@ def fetch(  # noqa: PLR0917  (Typer passes them by name)
     _end(exit_error(status, only or ()), told=as_json or bool(status.datasets))
 
 
-@app.command(epilog="Example: [bold]datamount lock . --upgrade labels && git commit datamount.lock[/bold]")
+@app.command(
+    rich_help_panel=COURSES,
+    epilog="Example: [bold]datamount lock . --upgrade labels && git commit datamount.lock[/bold]",
+)
 def lock(
     course: CourseArgument = ".",
     upgrade: Annotated[
@@ -117,18 +114,15 @@ def lock(
         )
         written = _bring_home(course, opened.lock_path)
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "lock": str(written),
-                    "locked": sorted(done.changes),
-                    "kept": sorted(done.kept),
-                    "removed": list(done.removed),
-                    "changes": done.changes,
-                    "failed": {n: d.error for n, d in done.status.datasets.items() if d.error},
-                },
-                indent=1,
-            )
+        print_json(
+            {
+                "lock": str(written),
+                "locked": sorted(done.changes),
+                "kept": sorted(done.kept),
+                "removed": list(done.removed),
+                "changes": done.changes,
+                "failed": {n: d.error for n, d in done.status.datasets.items() if d.error},
+            }
         )
     else:
         for name, changes in done.changes.items():
@@ -141,7 +135,7 @@ def lock(
     _end(exit_error(done.status), told=True)
 
 
-@app.command(epilog="Example: [bold]datamount status . --online[/bold]")
+@app.command(rich_help_panel=COURSES, epilog="Example: [bold]datamount status . --online[/bold]")
 def status(
     course: CourseArgument = ".",
     data: DataOption = None,
@@ -193,7 +187,7 @@ def status(
         for name, row in document["datasets"].items():
             row["lock"] = locks[name]
             row["drift"] = drifts.get(name)
-        print(json.dumps(document, indent=1))
+        print_json(document)
         return
     for name in unknown:
         drifts[name] = ["its source keeps no versions; whether its content is the lock's is seen when it is fetched."]
@@ -226,7 +220,7 @@ def _table(known: Status, locks: dict[str, str], drifts: dict[str, Any]) -> None
     from rich.console import Console
     from rich.table import Table
 
-    from datamount.progress import human
+    from datamount.progress import human, why
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("dataset", "source", "state", "files", "size", "pin", "lock", "licence"):
@@ -248,8 +242,7 @@ def _table(known: Status, locks: dict[str, str], drifts: dict[str, Any]) -> None
     for name, row in known.datasets.items():
         notes = [*row.warnings, *drifts.get(name, ())]
         if row.error:
-            detail = str(row.error.get("detail", "")).removeprefix(f'dataset "{name}": ')
-            notes.insert(0, f"{detail} {row.error.get('hint', '')}".strip())
+            notes.insert(0, why(name, row.error))
         for note in notes:
             console.print(f"{name}: {note}", markup=False, highlight=False, soft_wrap=True)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datamount.cli import app
+from datamount.cli import COURSES, app
+from datamount.cli.data import opened_course
+from datamount.cli.options import CourseArgument, JsonOption
+from datamount.cli.show import print_json
 from datamount.errors import DatamountError, ManifestError
 
 if TYPE_CHECKING:
@@ -20,17 +21,17 @@ if TYPE_CHECKING:
     from datamount.manifest import Dataset
 
 
-@app.command(epilog="Example: [bold]datamount validate ./my-course --online[/bold]")
+@app.command(rich_help_panel=COURSES, epilog="Example: [bold]datamount validate ./my-course --online[/bold]")
 def validate(
-    course: Annotated[str, typer.Argument(help="A course's folder or git URL.", metavar="COURSE")] = ".",
+    course: CourseArgument = ".",
     online: Annotated[bool, typer.Option("--online", help="Also ask each source what it would deliver.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what a program reads.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check a course's datamount.yaml, and with --online its sources.
 
     Each fault is printed with its line and column and what to do; the exit code is then 2. With --online nothing is
     transferred: each source is asked for its version and counted. The exit code is 3 when some sources do not answer
-    as they should, and the code of the first error when none does.
+    as they should, and the code of the first error when none does. Optional datasets do not count.
     """
     with _opened(course, as_json) as opened:
         report: dict[str, Any] = {
@@ -44,19 +45,19 @@ def validate(
             count = len(opened.manifest.datasets)
             print(f"{report['manifest']} is valid: {count} dataset{'' if count == 1 else 's'}.")
         for name, dataset in opened.manifest.datasets.items():
-            report["datasets"][name] = entry = {"kind": dataset.kind}
+            report["datasets"][name] = entry = {"kind": dataset.kind, "optional": dataset.optional}
             if online:
                 entry |= _asked(name, dataset, errors)
             if not as_json:
                 print(_line(name, entry), flush=True)
     if as_json:
-        print(json.dumps(report, indent=1))
+        print_json(report)
     if errors:
         partly = len(errors) < len(report["datasets"])
         raise typer.Exit(3 if partly else errors[0].exit_code)
 
 
-@app.command(epilog="Example: [bold]datamount schema > datamount.schema.json[/bold]")
+@app.command(rich_help_panel=COURSES, epilog="Example: [bold]datamount schema > datamount.schema.json[/bold]")
 def schema() -> None:
     """Print the JSON Schema (2020-12) of datamount.yaml, which editors use to complete and check it.
 
@@ -71,28 +72,27 @@ def schema() -> None:
 @contextmanager
 def _opened(source: str, as_json: bool) -> Iterator[Course]:
     """The course, of which a clone is gone afterwards; faults of its manifest are printed and end with exit code 2."""
-    from datamount.course import open_course
-
-    with tempfile.TemporaryDirectory(prefix="datamount-validate-") as temporary:
-        try:
-            yield open_course(source, into=Path(temporary) / "course")
-        except ManifestError as error:
-            if as_json:
-                raise  # main prints the problem document
-            for fault in error.faults:
-                typer.echo(f"{error.file}: {fault}", err=True)
-            raise typer.Exit(error.exit_code) from error
+    try:
+        with opened_course(source) as opened:
+            yield opened
+    except ManifestError as error:
+        if as_json:
+            raise  # main prints the problem document
+        for fault in error.faults:
+            typer.echo(f"{error.file}: {fault}", err=True)
+        raise typer.Exit(error.exit_code) from error
 
 
 def _asked(name: str, dataset: Dataset, errors: list[DatamountError]) -> dict[str, Any]:
-    """What the dataset's source would deliver now; an error is kept in `errors` and as a problem document."""
+    """What the dataset's source would deliver now; an error as a problem document, and in `errors` unless optional."""
     from datamount.credentials import FileCredentials
 
     try:
         return _count(name, dataset, FileCredentials())
     except DatamountError as error:
-        errors.append(error)
-        return {"error": error.problem(), "sentence": error.sentence()}
+        if not dataset.optional:
+            errors.append(error)
+        return {"error": error.problem()}
 
 
 def _count(name: str, dataset: Dataset, credentials: Credentials) -> dict[str, Any]:
@@ -112,11 +112,11 @@ def _count(name: str, dataset: Dataset, credentials: Credentials) -> dict[str, A
 
 def _line(name: str, entry: dict[str, Any]) -> str:
     """One dataset's line for a person."""
-    from datamount.progress import human
+    from datamount.progress import human, why
 
     said = ""
-    if "sentence" in entry:
-        said = f"  {entry['sentence']}"
+    if "error" in entry:
+        said = f"  {'missing, but optional: ' if entry['optional'] else ''}{why(name, entry['error'])}"
     elif "files" in entry:
         files = entry["files"]
         size = "size not known before it is read" if entry["bytes"] is None else human(entry["bytes"])

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import getpass
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from datamount.cli import app
+from datamount.cli import COURSES, app
+from datamount.cli.options import CacheOption, CourseArgument
 
 
-@app.command(epilog="Example: datamount up https://github.com/ORG/COURSE --store s3://my-bucket/work")
+@app.command(
+    rich_help_panel=COURSES, epilog="Example: datamount up https://github.com/ORG/COURSE --store s3://my-bucket/work"
+)
 def up(  # noqa: PLR0917  (Typer's way to declare options)
-    course: Annotated[str, typer.Argument(help="A course's folder or git URL (URL@REF for a version).")] = ".",
+    course: CourseArgument = ".",
     store: Annotated[
         str | None,
         typer.Option(help="Where work is kept: file:///folder or s3://bucket/prefix. Default: a folder of yours."),
@@ -26,10 +28,7 @@ def up(  # noqa: PLR0917  (Typer's way to declare options)
     ] = None,
     port: Annotated[int | None, typer.Option(help="Jupyter's port. Default: the first free one from 8888.")] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the URL.")] = False,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Folder that sessions of this machine share.", envvar="DATAMOUNT_CACHE", show_envvar=True),
-    ] = None,
+    cache: CacheOption = None,
     wait: Annotated[float, typer.Option(help="Seconds that Jupyter waits for the data before it opens anyway.")] = 90.0,
     save_after: Annotated[float, typer.Option(help="Seconds without a change after which work is saved.")] = 10.0,
 ) -> None:

@@ -9,11 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from datamount import names
-from datamount.cli import app
-from datamount.cli.work import Json, print_table
+from datamount.cli import WORK, app
+from datamount.cli.options import JsonOption
+from datamount.cli.show import print_json, print_table
 
 
-@app.command(epilog="Example: [bold]datamount share latest --days 7[/bold]   (in a terminal of the session)")
+@app.command(
+    rich_help_panel=WORK,
+    epilog="Example: [bold]datamount share latest --days 7[/bold]   (in a terminal of the session)",
+)
 def share(  # noqa: PLR0917
     version: Annotated[str, typer.Argument(help="A version: id, number, or latest.")] = "latest",
     days: Annotated[float, typer.Option(help="How long the link is valid.", min=0.01)] = 14.0,
@@ -22,7 +26,7 @@ def share(  # noqa: PLR0917
     run: Annotated[Path, typer.Option(help="The session's run folder.", envvar=names.ENV_RUN, show_envvar=True)] = Path(
         names.RUN_DIR
     ),
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Give a read-only link to a saved version, list such links, or end one. For hubs whose controller keeps work."""
     session = _Sidecar(run)
@@ -31,14 +35,14 @@ def share(  # noqa: PLR0917
         if revoke:
             _revoke(session, found, revoke)
         elif as_json:
-            print(json.dumps(found, indent=1))
+            print_json(found)
         else:
             rows: list[tuple[str, ...]] = [(s["id"][:12], s["version"], s["created"], s["expires"]) for s in found]
             print_table(("id", "version", "given", "valid until"), rows, "There is no link.")
         return
     given = session.call("POST", "/api/v1/shares", {"version": version, "days": days})
     if as_json:
-        print(json.dumps(given, indent=1))
+        print_json(given)
         return
     print(f"version {given['version']}, valid until {given['expires']}")
     if given.get("session_link"):

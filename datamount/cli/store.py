@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datamount.cli import app
-from datamount.cli.work import Endpoint, Json, Owner, Store, print_table, shown_size
+from datamount.cli import OPERATORS, app
+from datamount.cli.options import Endpoint, JsonOption, OnlyCourse, OnlyOwner, Owner, Store
+from datamount.cli.show import print_json, print_table
 from datamount.errors import Unavailable, UsageError, VerificationFailed
+from datamount.progress import human
 
 if TYPE_CHECKING:
     from datamount.objectstore import ObjectStore
 
 URL = "--store s3://bucket/work"
-OnlyOwner = Annotated[str | None, typer.Option("--owner", help="Only the work of this person.")]
-OnlyCourse = Annotated[str | None, typer.Option("--course", help="Only the work in this course.")]
 store_app = typer.Typer(
     help="Look after a store of saved work.",
     no_args_is_help=True,
     epilog=f"Example: [bold]datamount store check {URL}[/bold]",
 )
-app.add_typer(store_app, name="store")
+app.add_typer(store_app, name="store", rich_help_panel=OPERATORS)
 
 
 @store_app.command(epilog=f"Example: [bold]datamount store check {URL} --sample 0.05[/bold]")
@@ -36,7 +36,7 @@ def check(  # noqa: PLR0917
     owner: OnlyOwner = None,
     course: OnlyCourse = None,
     endpoint_url: Endpoint = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find every missing or corrupt object, and name the versions and files that it takes with it. Exit code 6 when
     there is one. Files that may hold a secret, and that a save leaves out today, are named too."""
@@ -46,7 +46,7 @@ def check(  # noqa: PLR0917
         found = list(run(_open(store, endpoint_url), sample=sample, owner=owner, course=course, step=step))
     damage = [(c.workspace, d) for c in found for d in c.damage]
     if as_json:
-        print(json.dumps([asdict(c) for c in found], indent=1))
+        print_json([asdict(c) for c in found])
     else:
         for workspace, d in damage:
             print(f"{d.kind}: {workspace}{d.key}: {d.why}")
@@ -74,7 +74,7 @@ def gc(  # noqa: PLR0917
     owner: OnlyOwner = None,
     course: OnlyCourse = None,
     endpoint_url: Endpoint = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove what no version needs any more. An object goes at the second run at the earliest, a day after the first
     found it unneeded. Where anything is in doubt, nothing is removed, and the exit code is 5."""
@@ -82,7 +82,7 @@ def gc(  # noqa: PLR0917
 
     found = list(collect(_open(store, endpoint_url), thin=thin, dry_run=dry_run, owner=owner, course=course))
     if as_json:
-        print(json.dumps([asdict(c) for c in found], indent=1))
+        print_json([asdict(c) for c in found])
     else:
         for c in found:
             if c.doubt:
@@ -92,7 +92,7 @@ def gc(  # noqa: PLR0917
             f"{len(found)} workspaces: {sum(c.versions_thinned for c in found)} autosaves {would}thinned out, "
             f"{sum(c.objects_condemned for c in found)} objects {would}marked, "
             f"{sum(c.objects_removed for c in found)} {would}removed "
-            f"({shown_size(sum(c.bytes_removed for c in found))})"
+            f"({human(sum(c.bytes_removed for c in found))})"
         )
     if any(c.doubt for c in found):
         raise typer.Exit(Unavailable.exit_code)
@@ -104,18 +104,18 @@ def stats(
     owner: OnlyOwner = None,
     course: OnlyCourse = None,
     endpoint_url: Endpoint = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show how much each person keeps in each course."""
     from datamount.snapshots.care import stats as run
 
     found = list(run(_open(store, endpoint_url), owner, course))
     if as_json:
-        print(json.dumps([asdict(s) for s in found], indent=1))
+        print_json([asdict(s) for s in found])
         return
     rows: list[tuple[str, ...]] = [
-        (s.owner, s.course, str(s.versions), s.latest, shown_size(s.latest_bytes), str(s.objects), shown_size(s.bytes),
-         shown_size(s.unnamed_bytes))
+        (s.owner, s.course, str(s.versions), s.latest, human(s.latest_bytes), str(s.objects), human(s.bytes),
+         human(s.unnamed_bytes))
         for s in found
     ]  # fmt: skip
     columns = ("owner", "course", "versions", "latest", "its size", "objects", "stored", "unneeded")
@@ -129,7 +129,7 @@ def purge_user(  # noqa: PLR0917
     course: OnlyCourse = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it. Without, only say what would go.")] = False,
     endpoint_url: Endpoint = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete everything that a person has saved, versions and all, for good. End the person's sessions first."""
     from datamount.snapshots.care import purge
@@ -142,11 +142,11 @@ def purge_user(  # noqa: PLR0917
         print(json.dumps({"owner": owner, "course": course, "deleted": yes, "objects": len(gone), "bytes": size}))
     else:
         verb = "deleted" if yes else "would delete (add --yes)"
-        print(f"{verb} {len(gone)} objects, {shown_size(size)}")
+        print(f"{verb} {len(gone)} objects, {human(size)}")
 
 
-@app.command(epilog=f"Example: [bold]datamount doctor {URL}[/bold]")
-def doctor(store: Store, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
+@app.command(rich_help_panel=OPERATORS, epilog=f"Example: [bold]datamount doctor {URL}[/bold]")
+def doctor(store: Store, endpoint_url: Endpoint = None, as_json: JsonOption = False) -> None:
     """Prove that a store does what saving work needs, and say what it can do. Exit code 5 when it must not be used."""
     from datamount.objectstore.doctor import examine
 
@@ -158,7 +158,7 @@ def doctor(store: Store, endpoint_url: Endpoint = None, as_json: Json = False) -
             print(f"{mark}  {finding.name}: {finding.says}", flush=True)
     usable = all(f.ok for f in found if f.needed)
     if as_json:
-        print(json.dumps({"store": store, "usable": usable, "findings": [asdict(f) for f in found]}, indent=1))
+        print_json({"store": store, "usable": usable, "findings": [asdict(f) for f in found]})
     elif usable:
         print("This store can keep work.")
     if not usable:

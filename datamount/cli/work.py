@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,32 +10,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datamount.cli import app
+from datamount.cli import WORK, app
+from datamount.cli.options import CourseName, Endpoint, JsonOption, Owner, Store
+from datamount.cli.show import print_json, print_table
 from datamount.errors import UsageError
+from datamount.progress import human
 
 if TYPE_CHECKING:
     from datamount.snapshots import RestoreReport, VersionInfo, Workspace
 
-Store = Annotated[str, typer.Option(help="Where work is kept: file:///folder, s3://bucket/prefix, az://container.")]
-Owner = Annotated[str, typer.Option(help="Whose work it is.")]
-Course = Annotated[str, typer.Option(help="The course's name in the store.")]
-Endpoint = Annotated[str | None, typer.Option(help="The server, where it is not AWS (or Azure).")]
-Json = Annotated[bool, typer.Option("--json", help="Print what a program reads.")]
 WHERE = "--store file:///srv/work --owner ann --course stat-101"
 
 
-@app.command(epilog=f'Example: [bold]datamount save ./my-course {WHERE} -m "before the exam"[/bold]')
+@app.command(
+    rich_help_panel=WORK, epilog=f'Example: [bold]datamount save ./my-course {WHERE} -m "before the exam"[/bold]'
+)
 def save(  # noqa: PLR0917  (Typer's way to declare options)
     folder: Annotated[Path, typer.Argument(help="The folder to save.")],
     store: Store,
     owner: Owner,
-    course: Course,
+    course: CourseName,
     message: Annotated[str, typer.Option("-m", "--message", help="A note for the history.")] = "",
     exclude: Annotated[
         list[str] | None, typer.Option(help="What to leave out, as in .gitignore; !PATTERN brings back. May repeat.")
     ] = None,
     endpoint_url: Endpoint = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Save a folder as a new version; nothing is written when nothing changed and no note is given."""
     workspace = _workspace(store, owner, course, endpoint_url)
@@ -50,14 +49,14 @@ def save(  # noqa: PLR0917  (Typer's way to declare options)
         }
         document |= {"bytes_uploaded": result.bytes_uploaded, "objects_uploaded": result.objects_uploaded}
         document |= {"skipped": [asdict(s) for s in result.skipped], "warnings": list(result.warnings)}
-        _print_json(document)
+        print_json(document)
         return
     version = result.version
     if version is None:
         return
     if result.created:
-        new = shown_size(result.bytes_uploaded)
-        print(f"saved {version.id}: {version.files} files, {shown_size(version.bytes)} ({new} new)")
+        new = human(result.bytes_uploaded)
+        print(f"saved {version.id}: {version.files} files, {human(version.bytes)} ({new} new)")
     else:
         print(f"nothing changed since {version.id}")
     for skipped in result.skipped:
@@ -68,12 +67,14 @@ def save(  # noqa: PLR0917  (Typer's way to declare options)
         print("  warning: over half of the files of the version before are gone; it is still in the history")
 
 
-@app.command(epilog=f"Example: [bold]datamount history {WHERE}[/bold]")
-def history(store: Store, owner: Owner, course: Course, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
+@app.command(rich_help_panel=WORK, epilog=f"Example: [bold]datamount history {WHERE}[/bold]")
+def history(
+    store: Store, owner: Owner, course: CourseName, endpoint_url: Endpoint = None, as_json: JsonOption = False
+) -> None:
     """List the saved versions, newest first."""
     versions = _workspace(store, owner, course, endpoint_url).versions()
     if as_json:
-        _print_json([_info(v) for v in versions])
+        print_json([_info(v) for v in versions])
         return
     parents = [v.parent for v in versions]
     rows: list[tuple[str, ...]] = []
@@ -81,26 +82,26 @@ def history(store: Store, owner: Owner, course: Course, endpoint_url: Endpoint =
         note = v.message + (" [lost half of its files]" if v.shrunk else "")
         note += " [saved beside another]" if v.parent and parents.count(v.parent) > 1 else ""
         when = v.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        rows.append((v.id, when, v.reason, str(v.files), shown_size(v.bytes), _shown(note.strip())))
+        rows.append((v.id, when, v.reason, str(v.files), human(v.bytes), _shown(note.strip())))
     print_table(("version", "saved", "reason", "files", "size", "note"), rows, "There is no saved version yet.")
 
 
-@app.command(epilog=f"Example: [bold]datamount diff 3 latest {WHERE}[/bold]")
+@app.command(rich_help_panel=WORK, epilog=f"Example: [bold]datamount diff 3 latest {WHERE}[/bold]")
 def diff(  # noqa: PLR0917
     store: Store,
     owner: Owner,
-    course: Course,
+    course: CourseName,
     version: Annotated[str, typer.Argument(help="A version: id, number, or latest.")] = "latest",
     other: Annotated[str | None, typer.Argument(help="Compare VERSION with this later one.")] = None,
     endpoint_url: Endpoint = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show which files a version changed, or what changed from one version to another."""
     workspace = _workspace(store, owner, course, endpoint_url)
     after = workspace.version(other or version)
     before = workspace.version(version) if other else None
-    if before is None and after.info.parent:
-        before = workspace.version(after.info.parent)
+    if before is None:
+        before = workspace.before(after.info)
     changes = workspace.diff(before, after) if before else None
     if changes is None:
         listed = [("added", e.path, e.size) for e in after.entries]
@@ -108,16 +109,18 @@ def diff(  # noqa: PLR0917
         listed = [(c.kind, c.path, c.after.size if c.after else 0) for c in changes]
     if as_json:
         document = {"from": before.info.id if before else None, "to": after.info.id}
-        _print_json(document | {"changes": [{"kind": k, "path": _shown(p), "size": s} for k, p, s in listed]})
+        print_json(document | {"changes": [{"kind": k, "path": _shown(p), "size": s} for k, p, s in listed]})
         return
-    print_table(("change", "path", "size"), [(k, _shown(p), shown_size(s)) for k, p, s in listed], "Nothing changed.")
+    print_table(("change", "path", "size"), [(k, _shown(p), human(s)) for k, p, s in listed], "Nothing changed.")
 
 
-@app.command(epilog=f"Example: [bold]datamount restore latest notebooks/ --into ./rescued {WHERE}[/bold]")
+@app.command(
+    rich_help_panel=WORK, epilog=f"Example: [bold]datamount restore latest notebooks/ --into ./rescued {WHERE}[/bold]"
+)
 def restore(  # noqa: PLR0917
     store: Store,
     owner: Owner,
-    course: Course,
+    course: CourseName,
     into: Annotated[Path, typer.Option(help="The folder to write to; made when missing.")],
     version: Annotated[str, typer.Argument(help="A version: id, number, or latest.")] = "latest",
     paths: Annotated[list[str] | None, typer.Argument(help="Files or folders of it. Default: all.")] = None,
@@ -125,7 +128,7 @@ def restore(  # noqa: PLR0917
         bool, typer.Option("--overwrite", help="Replace files that differ; the folder is saved as a version first.")
     ] = False,
     endpoint_url: Endpoint = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Bring a version, or some files of it, back to a folder. Exit code 3 when part of it could not be read."""
     workspace = _workspace(store, owner, course, endpoint_url)
@@ -146,11 +149,11 @@ def restore(  # noqa: PLR0917
     _report(report, into, as_json)
 
 
-@app.command(epilog=f"Example: [bold]datamount export 3 --zip work.zip {WHERE}[/bold]")
+@app.command(rich_help_panel=WORK, epilog=f"Example: [bold]datamount export 3 --zip work.zip {WHERE}[/bold]")
 def export(  # noqa: PLR0917
     store: Store,
     owner: Owner,
-    course: Course,
+    course: CourseName,
     version: Annotated[str, typer.Argument(help="A version: id, number, or latest.")] = "latest",
     into: Annotated[Path | None, typer.Option(help="An empty or new folder to write to.")] = None,
     zip_file: Annotated[Path | None, typer.Option("--zip", help="A zip file to write.")] = None,
@@ -158,7 +161,7 @@ def export(  # noqa: PLR0917
         bool, typer.Option("--history", help="Write every version, and history.json that describes them.")
     ] = False,
     endpoint_url: Endpoint = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a version, or all of them, to an empty folder or a zip file. Exit code 3 when part could not be read.
 
@@ -183,7 +186,7 @@ def export(  # noqa: PLR0917
 
         missing = write_zip(workspace, wanted, zip_file)
         if as_json:
-            _print_json({"zip": str(zip_file), "version": wanted.info.id, "failed": _named(missing)})
+            print_json({"zip": str(zip_file), "version": wanted.info.id, "failed": _named(missing)})
         else:
             print(f"wrote {wanted.info.id} to {zip_file}")
             _print_missing(missing)
@@ -202,7 +205,7 @@ def _export_history(workspace: Workspace, into: Path | None, zip_file: Path | No
         missing = write_history_zip(workspace, zip_file)
     where = str(into or zip_file)
     if as_json:
-        _print_json({"into": where, "versions": count, "failed": _named(missing)})
+        print_json({"into": where, "versions": count, "failed": _named(missing)})
     else:
         print(f"wrote {count} versions to {where}")
         _print_missing(missing)
@@ -232,10 +235,10 @@ def _report(report: RestoreReport, into: Path, as_json: bool) -> None:
         document: dict[str, Any] = {"into": str(into), "restored": [_shown(p) for p in report.restored]}
         document |= {"unchanged": [_shown(p) for p in report.unchanged], "failed": _named(missing)}
         saved = report.saved_before
-        _print_json(document | {"bytes": report.bytes, "saved_before": saved.id if saved else None})
+        print_json(document | {"bytes": report.bytes, "saved_before": saved.id if saved else None})
     else:
         print(
-            f"restored {len(report.restored)} files ({shown_size(report.bytes)}) to {into}, "
+            f"restored {len(report.restored)} files ({human(report.bytes)}) to {into}, "
             f"{len(report.unchanged)} were there already"
         )
         if report.saved_before:
@@ -262,34 +265,3 @@ def _shown(text: str) -> str:
     from datamount.snapshots.scan import printable
 
     return printable(text)
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=1))
-
-
-def shown_size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]], empty: str) -> None:
-    """A table on a terminal; tab-separated lines for a pipe."""
-    if not sys.stdout.isatty():
-        for row in rows:
-            print("\t".join(row))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    if not rows:
-        print(empty)
-        return
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*map(Text, row))  # as Text: a file name is not markup
-    Console().print(table)

@@ -91,7 +91,7 @@ class S3Driver(Driver[S3]):
         if pin is not None and pin.get("etag") not in (None, found.etag):
             raise VerificationFailed(
                 f'dataset "{self.name}": {self.source.url} has changed since it was locked.',
-                hint="Run `datamount lock --upgrade` to take the new content.",
+                hint=f"Run `datamount lock --upgrade {self.name}` to take the new content.",
                 who="the course's author",
             )
         return {

@@ -56,7 +56,7 @@ class Answers:
         """The error for an object that has another ETag now."""
         return VerificationFailed(
             f'dataset "{self.dataset}": {shown} is not the object that was listed; it has changed since.',
-            hint="Run `datamount lock --upgrade` to take the new content.",
+            hint=f"Run `datamount lock --upgrade {self.dataset}` to take the new content.",
             who="the course's author",
         )
 
@@ -85,7 +85,7 @@ class Answers:
             return NotFound(
                 f"{tried} failed: there is no such {_noun(code)} ({code or 404}).",
                 hint="Check the address in datamount.yaml"
-                + (", or run `datamount lock --upgrade`." if code == "NoSuchVersion" else "."),
+                + (f", or run `datamount lock --upgrade {self.dataset}`." if code == "NoSuchVersion" else "."),
                 who="the course's author",
             )
         if (

@@ -52,7 +52,7 @@ class URLDriver(Driver[URL]):
         if pin is not None and None not in (pin.get("size"), facts.size) and pin["size"] != facts.size:
             raise VerificationFailed(
                 f'dataset "{self.name}": {self.shown} has {facts.size} bytes now; the lock pins {pin["size"]}.',
-                hint="Run `datamount lock --upgrade` to take the new content.",
+                hint=f"Run `datamount lock --upgrade {self.name}` to take the new content.",
                 who="the course's author",
             )
         self._facts = facts
@@ -103,7 +103,7 @@ class URLDriver(Driver[URL]):
         if path not in archive.members:
             raise VerificationFailed(
                 f'dataset "{self.name}": {path!r} is not in {self.shown} any more.',
-                hint="Run `datamount lock --upgrade` to take the new content.",
+                hint=f"Run `datamount lock --upgrade {self.name}` to take the new content.",
                 who="the course's author",
             )
         return archive.read(path, start, stop)
