@@ -175,7 +175,7 @@ class Lanes:
         self._changed.notify_all()
 
     def _next(self) -> list[Item]:
-        """The next object; or several neighbours, where the driver brings small ones together. Of none, the lane ends."""
+        """The next object; or several neighbours, where the driver brings small ones at once. With none the lane ends."""
         with self._changed:
             if self._stopping() or not self._queue:
                 self._close_lane()
@@ -280,6 +280,7 @@ class Lanes:
     def _finished(self, item: Item, receipt: Receipt) -> None:
         self._count(1, 0)
         self._means.space.arrived(self.name, item.size or 0)
+        self._budget.progressed()
         with self._mutex:
             self.complete += 1
             self.work += 1 + (receipt.size >> 18)

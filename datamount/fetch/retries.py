@@ -16,7 +16,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Seconds and counts. `attempts` is for one call or object; `seconds` of waiting and `retries` for the dataset.
+    """Seconds and counts. `attempts` is for one call or object; `seconds` of trouble and `retries` for the dataset.
+
+    Both are given back while objects arrive (`Budget.progressed`): what ends a dataset is a source in trouble, and not
+    that a transfer of hours has seen two.
 
     `stall`: how long a source may be silent (or send next to nothing) in the middle of an answer. Drivers notice a
     dead connection sooner; this bounds what they do not notice. Long, because a slow link shares itself out among
@@ -32,13 +35,17 @@ class Policy:
     stall: float = 300.0
 
 
+GIVEN_BACK = 0.1
+"""Of a retry, for each object that arrives: a source may fail one object in ten for as long as it likes."""
+
+
 class Budget:
     """What a dataset may still spend on retries; shared by all threads that work for it."""
 
     def __init__(self, policy: Policy, stop: threading.Event) -> None:
         self.policy = policy
         self.stop = stop
-        self._retries = 0
+        self._retries = 0.0
         self._deadline: float | None = None
         self._mutex = threading.Lock()
 
@@ -57,6 +64,13 @@ class Budget:
                 pause = self._pause(error, attempt)
                 if pause is None or self.stop.wait(pause):
                     raise
+
+    def progressed(self) -> None:
+        """An object arrived: the clock of the next error starts anew."""
+        if self._retries:
+            with self._mutex:
+                self._deadline = None
+                self._retries = max(0.0, self._retries - GIVEN_BACK)
 
     def _pause(self, error: DatamountError, attempt: int) -> float | None:
         """Seconds to wait before the next attempt, or None to give up. The clock starts at the first error."""

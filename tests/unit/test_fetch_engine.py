@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import pytest
@@ -22,7 +23,7 @@ from datamount.course import Course, read_course
 from datamount.credentials import Credential
 from datamount.drivers.base import Buffer, Connection, Item
 from datamount.errors import DiskFull, ManifestError, Refused, Unavailable, UsageError
-from datamount.fetch import exit_error, fetch
+from datamount.fetch import exit_error, fetch, retries
 from datamount.fetch.environment import read_environment
 from datamount.fetch.pins import declaration
 from datamount.fetch.retries import Policy
@@ -231,6 +232,27 @@ def test_the_budget_is_the_datasets(bench: Bench) -> None:
     bench.world.before_chunk = fail_first(10**9, lambda: Unavailable("down", transient=True))
     assert bench.fetch().state == "failed"
     assert sum(bench.world.opened.values()) < 100
+
+
+def test_errors_far_apart_do_not_add_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While objects arrive, neither the time since the first error nor the number of all errors ends a dataset."""
+    bench.world.put("codes", {f"f{n:04}": b"1" for n in range(1000)})
+    failing = {f"f{n:04}" for n in (*range(0, 800, 10), 999)}
+    passed = [0.0]
+    monkeypatch.setattr(retries, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0]))
+
+    def hook(item: Item, _offset: int) -> None:
+        if item.path in failing:
+            while item.path == "f0999" and len(bench.files()) < 999:
+                time.sleep(0.01)
+            passed[0] += 1000 if item.path == "f0999" else 0
+            failing.remove(item.path)
+            raise Unavailable("busy", transient=True)
+
+    bench.world.before_chunk = hook
+    status = bench.fetch(policy=Policy(retries=50, base=0.001, cap=0.01))
+    assert status.state == "ready", status.datasets["codes"].error
+    assert not failing
 
 
 def test_one_broken_dataset_stops_no_other(bench: Bench) -> None:
