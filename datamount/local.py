@@ -22,9 +22,9 @@ from types import FrameType
 from typing import NoReturn
 
 from datamount import names, progress
-from datamount.course import Course, NoManifest, normalise_url, open_course, split_ref
+from datamount.course import Course, NoManifest, is_url, normalise_url, open_course, split_ref
 from datamount.credentials import FileCredentials
-from datamount.errors import DatamountError, ManifestError, Unavailable
+from datamount.errors import DatamountError, ManifestError, Unavailable, UsageError, explain
 from datamount.fetch import fetch, remote_access
 from datamount.fetch.environment import read_environment
 from datamount.objectstore import ObjectStore, open_store
@@ -32,7 +32,7 @@ from datamount.session.children import Child
 from datamount.session.homecoming import bring_home
 from datamount.session.launch import bare_course, bug, git, link_data, report_fault
 from datamount.session.machine import answers, find_port, only_session
-from datamount.session.places import Places, base, places
+from datamount.session.places import Places, apart, base, folder_of, keep, places
 from datamount.snapshots import Workspace
 from datamount.status import DatasetStatus, read_status, write_atomic
 
@@ -68,8 +68,12 @@ def up(options: Options, say: Callable[[str], None]) -> int:
     0 when all work was saved, 5 when the last save failed. Raises UsageError for a source that is no course,
     Conflict when the course is open already, Unavailable when Jupyter does not start.
     """
-    course, fault = open_leniently(options.source, say)
+    found, fault = open_leniently(options.source, say)
+    course = apart(found)
+    if course.identity != found.identity:
+        say(f"note     {folder_of(found)} has the name {found.identity} already; this folder goes as {course.identity}")
     at = places(course)
+    keep(course)
     at.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     session = LocalSession(options, course, fault, at, say)
     with only_session(at.run):
@@ -168,7 +172,7 @@ class LocalSession:
         """Start to fetch; the event is set when the datasets that the start waits for are done."""
         done = threading.Event()
         if self.fault is not None:
-            self.say(f"problem  {self.fault.sentence()}")
+            self.say(f"problem  {explain(self.fault.problem())}")
             report_fault(self.course, self.at, self.fault)
             done.set()
             return done
@@ -193,7 +197,7 @@ class LocalSession:
         except Exception as error:
             problem = error if isinstance(error, DatamountError) else bug(error)
             report_fault(self.course, self.at, problem)
-            self.say(f"problem  {problem.sentence()}")
+            self.say(f"problem  {explain(problem.problem())}")
         finally:
             done.set()
 
@@ -223,7 +227,7 @@ class LocalSession:
             )
         except DatamountError as error:
             self._home_first = True
-            self.say(f"problem  saved work could not be brought back: {error.sentence()}")
+            self.say(f"problem  saved work could not be brought back: {explain(error.problem())}")
             return
         if home.shrunk:
             self.say(f"work     version {home.shrunk} lacks over half of the files of the one before; not restored")
@@ -233,6 +237,8 @@ class LocalSession:
                 self.say(f"problem  {path} was not restored: {why}")
         elif not home.version:
             self.say("work     nothing to restore")
+        if home.damaged:
+            self.say(f"problem  version {home.damaged} is damaged in the store; the one before it is here")
         if home.merge:
             self.say(f"work     {home.merge.word()}: {home.merge.summary()}; the panel says more")
         if home.saved_before:
@@ -368,13 +374,9 @@ def open_leniently(source: str, say: Callable[[str], None]) -> tuple[Course, Dat
 
     A URL is cloned into a folder of the repo's name below the current one, or found there from an earlier time.
     """
-    into: Path | None = None
-    if "://" in source or (source.startswith("git@") and not Path(source).exists()):
-        into = Path.cwd() / normalise_url(split_ref(source)[0]).rpartition("/")[2]
-        if (into / ".git").exists():
-            source = str(into)
-        else:
-            say(f"cloning  the course into {into}")
+    into = _clone_of(source, say) if is_url(source) else None
+    if into is not None and (into / ".git").exists():
+        source = str(into)
     folder = into or Path(source).expanduser()
     try:
         return open_course(source, into), None
@@ -383,6 +385,23 @@ def open_leniently(source: str, say: Callable[[str], None]) -> tuple[Course, Dat
         fault: DatamountError = error
     folder = folder.resolve()
     return bare_course(folder, git(folder, "config", "--get", "remote.origin.url")), fault
+
+
+def _clone_of(source: str, say: Callable[[str], None]) -> Path:
+    """Where the clone of this URL belongs. UsageError where something else has the place."""
+    url, _ = split_ref(source)
+    wanted = normalise_url(url)
+    into = Path.cwd() / wanted.rpartition("/")[2]
+    if not (into / ".git").exists():
+        say(f"cloning  the course into {into}")
+        return into
+    origin = git(into, "config", "--get", "remote.origin.url")
+    if origin is None or normalise_url(origin) != wanted:
+        raise UsageError(
+            f"{into} is there already and is no clone of {wanted}.", hint="Run this in another folder.", who="you"
+        )
+    say(f"found    {into}, of an earlier time. For a newer version of the course move it away: saved work comes back")
+    return into
 
 
 def leave(code: int) -> NoReturn:

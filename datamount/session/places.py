@@ -7,17 +7,22 @@ the user's data folder, so that nothing is written into the course itself.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import platformdirs
 
 from datamount import names
+from datamount.course import Course
+from datamount.status import write_atomic
 
 HOME_VARIABLE = "DATAMOUNT_HOME"
+FOLDER_FILE = "folder"
+"""In the state: the folder that the places belong to."""
 
 
 class Identified(Protocol):
@@ -59,6 +64,41 @@ def places(course: Identified, data: Path | None = None, run: Path | None = None
     return Places(
         data=(data or default_data).absolute(), run=(run or default_run).absolute(), state=(folder / "state").absolute()
     )
+
+
+def apart(course: Course) -> Course:
+    """The course, named apart from other folders of this machine.
+
+    One that is no clone of a repo has only its folder's name, and "homework" may be there twice: the second becomes
+    "homework (2)", and neither gets the other's data or saved work. A name is had by the folder that it was kept for
+    with `keep`; when that is gone (moved, say), the next folder of the name has it.
+    """
+    if course.repo_url:
+        return course
+    free = None
+    for number in itertools.count(1):
+        one = course if number == 1 else replace(course, identity=f"{course.identity} ({number})")
+        folder = folder_of(one)
+        if folder == course.folder:
+            return one
+        if folder is None:
+            return free or one
+        if free is None and not folder.is_dir():
+            free = one
+    raise AssertionError
+
+
+def folder_of(course: Course) -> Path | None:
+    """The folder that the course's places were kept for."""
+    try:
+        return Path(os.fsdecode((places(course).state / FOLDER_FILE).read_bytes()))
+    except OSError:
+        return None
+
+
+def keep(course: Course) -> None:
+    """Keep the course's name and places for its folder."""
+    write_atomic(places(course).state / FOLDER_FILE, os.fsencode(course.folder))
 
 
 def _in_pod() -> bool:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from datamount.course import read_course
 from datamount.session import places as module
-from datamount.session.places import HOME_VARIABLE, places
+from datamount.session.places import HOME_VARIABLE, apart, keep, places
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,23 @@ def test_a_pod_has_the_contracts_names(tmp_path: Path, monkeypatch: pytest.Monke
     assert (places(COURSE).data, places(COURSE).run) == (data, run)
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
     assert places(COURSE).data != data
+
+
+def test_two_folders_of_one_name_are_two_courses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two plain folders of one name the first that was opened keeps it, wherever it moves; the other is numbered."""
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
+    for place in ("autumn", "spring"):
+        (tmp_path / place / "homework").mkdir(parents=True)
+        (tmp_path / place / "homework/datamount.yaml").write_text("version: 1\n")
+    first, second = (read_course(tmp_path / place / "homework") for place in ("autumn", "spring"))
+    assert first.identity == second.identity == apart(second).identity
+    keep(first)
+    assert apart(first) == first
+    assert apart(second).identity == "homework (2)"
+    assert places(apart(second)).data != places(first).data
+    keep(apart(second))
+    assert apart(second).identity == "homework (2)"
+    (tmp_path / "winter").mkdir()
+    (tmp_path / "autumn/homework").rename(tmp_path / "winter/homework")
+    assert apart(second).identity == "homework (2)"
+    assert apart(read_course(tmp_path / "winter/homework")).identity == "homework"
