@@ -134,9 +134,9 @@ class Leases:
         try:
             policy = self._decide(session, request)
             if policy.mysql is not None:
-                server = self._server(request, policy.mysql)
+                server, grants = self._server(request, policy.mysql), _wanted(request, policy.mysql)
                 with self._turn():
-                    expires: datetime | None = server.renew(handle, session.uid, ttl=policy.ttl).expires
+                    expires: datetime | None = server.renew(handle, session.uid, grants, ttl=policy.ttl).expires
                 credential = None
             else:
                 with self._turn():
@@ -216,10 +216,12 @@ class Leases:
 
     def _make(self, session: PodSession, request: LeaseRequest, policy: CredentialPolicy) -> tuple[str, Credential]:
         if policy.mysql is not None:
-            wanted = _parse(MySQLSource, request)
-            grants = mysql_granted(policy.mysql, wanted.database, wanted.tables, dataset=request.dataset)
             account, credential = self._server(request, policy.mysql).create(
-                session.uid, grants, ttl=policy.ttl, max_ttl=policy.max_ttl, per_pod=policy.per_pod
+                session.uid,
+                _wanted(request, policy.mysql),
+                ttl=policy.ttl,
+                max_ttl=policy.max_ttl,
+                per_pod=policy.per_pod,
             )
             return account.name, credential
         if policy.s3 is not None:
@@ -271,6 +273,11 @@ def _parse(model: type[S], request: LeaseRequest) -> S:
         raise UsageError(
             f'dataset "{request.dataset}": the source of the request is not one of {request.kind} ({keys}).'
         ) from None
+
+
+def _wanted(request: LeaseRequest, grant: MySQLGrant) -> dict[str, list[str]]:
+    source = _parse(MySQLSource, request)
+    return mysql_granted(grant, source.database, source.tables, dataset=request.dataset)
 
 
 def _check_way(grant: StaticGrant, request: LeaseRequest) -> None:

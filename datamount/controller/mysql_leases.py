@@ -2,10 +2,12 @@
 
 The server's own user table is the only record, so any replica can go on where another stopped:
 
-    dm_<last second, base 36>_<hash of the pod's UID>_<whose><random>      at most 32 characters, MySQL's limit
+    dm_<last second, base 36>_<hash of the pod's UID>_<whose><rights>      at most 32 characters, MySQL's limit
 
     whose                     hash of the installation: two clusters may share a server, and the pods of one are not
                               those that the other can see
+    rights                    hash of the credential and of what it grants: an account is not renewed under another
+                              credential, nor when the policy has come to grant less (or more) than it has
     the name's time           after it the account is dropped whatever happens
     MAX_UPDATES_PER_HOUR      minute since 1970 until which the lease is renewed; what it limits never happens to an
                               account that may only SELECT. The name stays, so a renewal needs no new URL in kernels
@@ -27,6 +29,7 @@ killed until none is left. KILL reaches one server: with Galera or replicas, nam
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import secrets
 import time
@@ -50,7 +53,7 @@ PREFIX = "dm_"
 CONNECT_SECONDS = 5
 CALL_SECONDS = 15
 KILL_ROUNDS = 20
-_NAME = re.compile(r"dm_([0-9a-z]{1,7})_([a-z2-7]{12})_([a-z2-7]{4})[a-z2-7]{4}")
+_NAME = re.compile(r"dm_([0-9a-z]{1,7})_([a-z2-7]{12})_([a-z2-7]{4})([a-z2-7]{4})")
 _NO_SUCH_THREAD = 1094
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -67,6 +70,8 @@ class Account:
     """Hash of the pod's UID."""
     whose: str
     """Hash of the installation that made it."""
+    rights: str
+    """Hash of the credential that it was made for, and of what it may read."""
     renewed: float
     """Unix time until which it is renewed."""
 
@@ -84,19 +89,19 @@ def _hash(text: str, characters: int) -> str:
     return b32encode(hashlib.sha256(text.encode()).digest()).decode().lower()[:characters]
 
 
-def account_name(last: float, uid: str, whose: str) -> str:
-    """A new name for an account of this pod and this installation (a hash of four characters)."""
+def account_name(last: float, uid: str, whose: str, rights: str) -> str:
+    """The name of an account of this pod, installation and rights (the last two are hashes of four characters)."""
     number, digits = int(last), ""
     while number:
         number, digit = divmod(number, 36)
         digits = _DIGITS[digit] + digits
-    return f"{PREFIX}{digits or '0'}_{pod_hash(uid)}_{whose}{_hash(secrets.token_hex(16), 4)}"
+    return f"{PREFIX}{digits or '0'}_{pod_hash(uid)}_{whose}{rights}"
 
 
-def read_name(name: str) -> tuple[float, str, str] | None:
-    """Last second, pod hash and installation of an account's name; None for every account that is not ours."""
+def read_name(name: str) -> tuple[float, str, str, str] | None:
+    """Last second, pod hash, installation and rights of an account's name; None for every account that is not ours."""
     found = _NAME.fullmatch(name)
-    return (float(int(found[1], 36)), found[2], found[3]) if found else None
+    return (float(int(found[1], 36)), found[2], found[3], found[4]) if found else None
 
 
 class MySQLLeases:
@@ -118,8 +123,8 @@ class MySQLLeases:
 
         After a failure nothing is left, or an account that the reaper drops within its ttl.
         """
-        now = time.time()
-        name, password = account_name(now + max_ttl, uid, self.whose), SecretStr(secrets.token_urlsafe(24))
+        now, rights = time.time(), self._rights(wanted)
+        password = SecretStr(secrets.token_urlsafe(24))
         with self._connected() as (connection, offered):
             mine = [account for account in _accounts(connection) if account.pod == pod_hash(uid)]
             if len(mine) >= per_pod:
@@ -130,12 +135,17 @@ class MySQLLeases:
                 )
             tls = self.grant.tls == "required" or (self.grant.tls == "where-offered" and offered)
             renewed = _minute(now + ttl)
-            _run(
-                connection,
-                f"CREATE USER {_user(name, self.grant.from_hosts)} IDENTIFIED BY '{password.get_secret_value()}' "
-                f"{'REQUIRE SSL ' if tls else ''}"
-                f"WITH MAX_USER_CONNECTIONS {self.grant.max_connections} MAX_UPDATES_PER_HOUR {renewed}",
+            made = (
+                f"IDENTIFIED BY '{password.get_secret_value()}' {'REQUIRE SSL ' if tls else ''}"
+                f"WITH MAX_USER_CONNECTIONS {self.grant.max_connections} MAX_UPDATES_PER_HOUR {renewed}"
             )
+            # A second earlier for each account that this pod asked for in the same second.
+            for last in range(int(now + max_ttl), int(now + max_ttl) - 2 * per_pod, -1):
+                name = account_name(last, uid, self.whose, rights)
+                if _created(connection, f"CREATE USER {_user(name, self.grant.from_hosts)} {made}"):
+                    break
+            else:
+                raise Conflict("this session asks for too many accounts at once.", transient=True, who="you")
             try:
                 escape = not _partial_revokes(connection)
                 for schema, tables in wanted.items():
@@ -145,17 +155,23 @@ class MySQLLeases:
             except BaseException:
                 _run(connection, f"DROP USER IF EXISTS {_user(name, self.grant.from_hosts)}")
                 raise
-        account = Account(name, self.grant.from_hosts, int(now + max_ttl), pod_hash(uid), self.whose, renewed * 60.0)
+        account = Account(name, self.grant.from_hosts, last, pod_hash(uid), self.whose, rights, renewed * 60.0)
         return account, Credential(
             user=name, password=password, host=self.grant.host, port=self.grant.port, expires=account.expires
         )
 
-    def renew(self, name: str, uid: str, *, ttl: float) -> Account:
+    def renew(self, name: str, uid: str, wanted: Mapping[str, Sequence[str]], *, ttl: float) -> Account:
         """The account, good for another `ttl` seconds but not beyond its last second.
 
-        Raises NotFound when it is gone, Refused when it is another pod's.
+        Raises NotFound when it is gone, or may read something else than what is `wanted` now; Refused when it is
+        another pod's.
         """
-        self._own(name, uid)
+        if self._own(name, uid) != self._rights(wanted):
+            raise NotFound(
+                f'the lease "{name}" on {self._where} has other rights than the policy gives now.',
+                hint="Ask for a new one.",
+                who="you",
+            )
         with self._connected() as (connection, _):
             for account in _accounts(connection):
                 if account.name == name and time.time() < account.expires.timestamp():
@@ -185,10 +201,16 @@ class MySQLLeases:
         with self._connected() as (connection, _):
             _end(connection, names | _orphans(connection))
 
-    def _own(self, name: str, uid: str) -> None:
+    def _own(self, name: str, uid: str) -> str:
+        """The hash of an account's rights. Refused where it is not this pod's."""
         found = read_name(name)
         if found is None or found[1] != pod_hash(uid):
             raise Refused("this lease belongs to another session.", who="the hub's operator")
+        return found[3]
+
+    def _rights(self, wanted: Mapping[str, Sequence[str]]) -> str:
+        granted = sorted((schema, sorted(tables)) for schema, tables in wanted.items())
+        return _hash(json.dumps([self.credential, granted]), 4)
 
     @contextmanager
     def _connected(self) -> Iterator[tuple[Any, bool]]:
@@ -290,6 +312,17 @@ def _run(connection: Any, statement: str) -> Any:
     with connection.cursor() as cursor:
         cursor.execute(statement)
         return cursor.fetchall()
+
+
+def _created(connection: Any, statement: str) -> bool:
+    """Whether the account was made; False where there is one of that name."""
+    try:
+        _run(connection, statement)
+    except pymysql.err.Error as error:
+        if error.args[0] == ER.CANNOT_USER:
+            return False
+        raise
+    return True
 
 
 def _accounts(connection: Any) -> list[Account]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -230,8 +232,31 @@ def test_a_renewal_keeps_the_login(site: Site, client: TestClient, pod: Object, 
         )
     assert limit == 3
     assert updates * 60 > time.time() + TTL - 60
-    last, _, _ = read_name(user) or (0.0, "", "")
+    last, *_ = read_name(user) or (0.0,)
     assert time.time() + MAX_TTL - 60 < last <= time.time() + MAX_TTL
+
+
+def test_an_account_is_renewed_with_the_rights_that_it_has(
+    site: Site, client: TestClient, pod: Object, mariadb: MariaDBServer, grant: dict[str, Any]
+) -> None:
+    """What the policy has come to grant less of is not renewed, and neither is an account under the name of another
+    credential of the same server, which may still be allowed when its own is not."""
+    headers = bearer(site.kube.token(pod))
+
+    def renew(lease_id: str) -> int:
+        return client.post(f"/v1/leases/{lease_id}/renew", headers=headers).status_code
+
+    wide, narrow = lease(client, site.kube.token(pod)), lease(client, site.kube.token(pod), credential="some")
+    assert (renew(wide["lease"]), renew(narrow["lease"])) == (200, 200)
+    document = json.loads(base64.urlsafe_b64decode(wide["lease"] + "=" * (-len(wide["lease"]) % 4)))
+    document[0]["credential"] = "some"
+    forged = base64.urlsafe_b64encode(json.dumps(document).encode()).decode().rstrip("=")
+    assert renew(forged) == 404
+    some = {"mysql": grant | {"grants": {"course_1": ["notes"]}}, "allow": [{"images": [IMAGE]}]}
+    site.write_policy({"credentials": {"all": some, "some": some}})
+    client.policy.read()  # type: ignore[attr-defined]
+    assert (renew(wide["lease"]), renew(narrow["lease"])) == (404, 200)
+    assert len({*accounts(mariadb), lease(client, site.kube.token(pod))["credential"]["user"]}) == 3
 
 
 def test_a_pod_has_a_bounded_number_of_accounts(site: Site, client: TestClient, pod: Object) -> None:
@@ -411,12 +436,11 @@ def test_a_removed_credentials_accounts_still_end(site: Site, client: TestClient
 
 
 def test_names_keep_to_mysqls_limit() -> None:
-    """A name has at most 32 characters until the year 4453, and tells its end, its pod and its installation."""
+    """A name has at most 32 characters until the year 4453, and tells its end, its pod, installation and rights."""
     for last in (0, 1_800_000_000, 78_364_164_095):
-        name = account_name(last, "uid", "abcd")
+        name = account_name(last, "uid", "abcd", "efgh")
         assert len(name) <= 32
-        assert read_name(name) == (float(last), pod_hash("uid"), "abcd")
-    assert account_name(5, "uid", "abcd") != account_name(5, "uid", "abcd")
+        assert read_name(name) == (float(last), pod_hash("uid"), "abcd", "efgh")
     for other in ("dm_", "root", "dm_1_x_y", "dm_1_" + "a" * 12, "'; DROP"):
         assert read_name(other) is None
 
@@ -504,6 +528,6 @@ def test_required_tls_fails_without_it(mariadb: MariaDBServer, grant: dict[str, 
 
 def test_an_account_tells_the_earlier_of_its_ends() -> None:
     """An account ends at its last second or where its renewal ends, whichever is first."""
-    account = mysql_leases.Account("dm_x", "%", last=100.0, pod="p", whose="w", renewed=50.0)
+    account = mysql_leases.Account("dm_x", "%", last=100.0, pod="p", whose="w", rights="r", renewed=50.0)
     assert account.expires.timestamp() == 50.0
     assert replace(account, renewed=500.0).expires.timestamp() == 100.0
