@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from datamount.errors import Unavailable
+from datamount.errors import Refused, Unavailable
 from datamount.names import DATA_STATE_DIR
+from datamount.session import changing
 from datamount.snapshots import VersionInfo
 from sidecar.models import ShownShare
 
@@ -87,19 +88,12 @@ def _opened(name: str, flags: int, place: int) -> int:
 def remove_added(folder: Path, added: Iterable[str]) -> list[str]:
     """Remove files that came with a shared version, and the folders that this leaves empty; what was removed.
 
-    Follows no link.
+    Follows no link, and believes no path that leads out: the list is among the student's files.
     """
-    root = folder.resolve()
     removed = []
     for path in added:
-        place = root / path
-        if place.parent.resolve() != place.parent or root not in place.parents:
-            continue
-        with suppress(OSError):
-            place.unlink()
-            removed.append(path)
-            above = place.parent
-            while above != root:
-                above.rmdir()  # not one that holds something
-                above = above.parent
+        if path and ".." not in path.split("/") and os.path.lexists(folder / path):
+            with suppress(OSError, Refused):
+                changing.remove(folder, path)
+                removed.append(path)
     return removed

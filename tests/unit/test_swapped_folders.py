@@ -13,6 +13,7 @@ from datamount.session import changing
 from datamount.snapshots import Workspace
 from sidecar.session import Session
 from sidecar.settings import Settings
+from sidecar.showing import remove_added
 
 
 @pytest.fixture
@@ -100,3 +101,15 @@ def test_what_comes_home_late_follows_no_link(tmp_path: Path) -> None:
     assert (token.read_text(), (home / "y").read_text()) == ("the sidecar's", "mine now")
     assert list(token.parent.iterdir()) == [token]
     assert not (home / "z").exists()
+
+
+def test_the_list_of_what_was_shown_removes_nothing_elsewhere(tmp_path: Path) -> None:
+    """The student's own list of a shared version's files, whatever it says, removes only files of theirs."""
+    for path in ("home/a/shown.txt", "home/own.txt", "outside.txt"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "home/x").symlink_to(tmp_path)
+    added = ["a/shown.txt", "../outside.txt", "x/outside.txt", "a/../../outside.txt", "none.txt", "/outside.txt", ""]
+    assert remove_added(tmp_path / "home", added) == ["a/shown.txt"]
+    assert (tmp_path / "outside.txt").exists()
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["own.txt", "x"]
