@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-Fingerprint = Mapping[str, tuple[int, int, int, int]]
-"""Size, modification and change time in ns, and inode of each file, by its path relative to the folder."""
+from datamount.snapshots.scan import Stamp, stamp
+
+Fingerprint = Mapping[str, Stamp]
+"""What each file looks like, by its path relative to the folder."""
 
 
 def scan(folder: Path, ignored: Callable[[str, bool], bool] = lambda path, is_folder: False) -> Fingerprint:
@@ -22,7 +24,7 @@ def scan(folder: Path, ignored: Callable[[str, bool], bool] = lambda path, is_fo
 
     `ignored` gets the relative path and whether it is a folder; ignored folders are not entered.
     """
-    found: dict[str, tuple[int, int, int, int]] = {}
+    found: dict[str, Stamp] = {}
     waiting = [""]
     while waiting:
         below = waiting.pop()
@@ -39,8 +41,7 @@ def scan(folder: Path, ignored: Callable[[str, bool], bool] = lambda path, is_fo
                 if is_folder:
                     waiting.append(path)
                     continue
-                seen = entry.stat(follow_symlinks=False)
-                found[path] = (seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino)
+                found[path] = stamp(entry.stat(follow_symlinks=False))
     return found
 
 

@@ -59,6 +59,8 @@ class Session:
         self._opening = threading.Lock()
         self._worker = ThreadPoolExecutor(1, "save")
         self._state = State(settings, self._scan(), read_showing(settings.folder))
+        # What was changed in a shared version before this process began is not known.
+        self._may_have_changed = self._state.showing is not None
         self._final: Future[bool] | None = None
         self.closing = threading.Event()
         self._autosave = Autosave(
@@ -204,9 +206,10 @@ class Session:
             if here:
                 # Before the first file changes: whatever happens on the way, it is not saved as the student's.
                 self._set_showing(Showing.of(version.info, undo.id, source.preview(version, target).new))
-            report = source.restore(version, target, inside=self._root(target))
+            report = source.restore(version, target, inside=self._root(target), seen=self._saved_in(target))
             if here:
                 self._state.cover(self._scan())
+                self._may_have_changed = False
         return undo.id, report
 
     def _end_show(self, *, keep: bool) -> tuple[Sequence[str], Sequence[str]]:
@@ -216,14 +219,15 @@ class Session:
         restored: Sequence[str] = ()
         removed: Sequence[str] = ()
         if not keep:
-            if changes(self._state.covered, self._scan()):
+            if self._may_have_changed or changes(self._state.covered, self._scan()):
                 self._state.begin()
                 made = self._save("auto", "A shared version, with changes made here")
                 folder, undo = self.settings.folder, showing.share.undo
                 self._check_kept(made, folder, lambda: self.workspace().preview(undo, folder))
             with self._state.restoring():
                 removed = remove_added(self.settings.folder, showing.added)
-                restored = self.workspace().restore(showing.share.undo, self.settings.folder).restored
+                undo, folder = showing.share.undo, self.settings.folder
+                restored = self.workspace().restore(undo, folder, seen=self._state.covered).restored
         self._set_showing(None)
         self._state.begin()
         self._save(*(("manual", "Kept a shared version") if keep else ("auto", "Own files after a shared version")))
@@ -313,7 +317,8 @@ class Session:
         with self._state.restoring():
             undo = self._save("auto", f"Before restoring {chosen.info.id}")
             self._check_kept(undo, target, lambda: workspace.preview(chosen, target, paths=paths))
-            report = workspace.restore(chosen, target, inside=self._root(target), paths=paths)
+            seen = self._saved_in(target)
+            report = workspace.restore(chosen, target, inside=self._root(target), seen=seen, paths=paths)
             self._state.begin()
             self._save("auto", f"Restored {'files of ' if paths else ''}{chosen.info.id}")
         assert undo.version is not None
@@ -391,6 +396,13 @@ class Session:
         """What a restore into a folder of the student's must not be led out of: the save before it takes its time, in
         which programs here may put a link in the folder's place, and we may write where they may not."""
         return None if target == self.settings.folder else self.settings.folder.resolve()
+
+    def _saved_in(self, target: Path) -> Fingerprint:
+        """What the last save covers of a folder. A restore replaces nothing else: what a program has written since is
+        saved nowhere."""
+        below = target.resolve().relative_to(self.settings.folder.resolve()).parts
+        top = "".join(f"{part}/" for part in below)
+        return {path[len(top) :]: seen for path, seen in self._state.covered.items() if path.startswith(top)}
 
     def _inside(self, into: str) -> Path:
         folder = self.settings.folder.resolve()

@@ -10,13 +10,13 @@ import errno
 import os
 import secrets
 import stat as st
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from datamount.errors import Refused
+from datamount.errors import Conflict, DatamountError, Refused
 from datamount.snapshots.content import Chunk
-from datamount.snapshots.scan import printable
+from datamount.snapshots.scan import Stamp, printable, stamp
 from datamount.snapshots.versionfile import Entry
 from datamount.snapshots.writeback import start_writeback
 
@@ -72,6 +72,21 @@ def refuse_folder(name: str, folder: int, entry: Entry) -> None:
             raise Refused(f"{printable(entry.path)} is not restored: there is a folder of that name.")
 
 
+def refuse_unseen(name: str, folder: int, path: str, seen: Mapping[str, Stamp] | None) -> None:
+    """Conflict where `name` in `folder` is not what was seen at `path`: somebody is writing there, and what is there
+    now may be nowhere else. What is gone may be replaced."""
+    if seen is None:
+        return
+    with suppress(FileNotFoundError):
+        if stamp(os.lstat(name, dir_fd=folder)) != seen.get(path):
+            raise Conflict(
+                f"{printable(path)} is left as it is: it was changed meanwhile, or saves leave it out.",
+                hint="Rename it, or wait until nothing writes to it; then restore again.",
+                who="you",
+                transient=True,
+            )
+
+
 @dataclass
 class Batch:
     """Files that are written, and appear together when the disk has them: while one waits for it, the others are
@@ -79,6 +94,8 @@ class Batch:
 
     root: int
     """Descriptor of the folder that all paths are below."""
+    seen: Mapping[str, Stamp] | None = None
+    """What may be replaced, by path; None for anything. The look is right before the rename."""
     _folders: dict[str, int] = field(default_factory=dict)
     _waiting: list[tuple[Entry, int, str, str, int]] = field(default_factory=list)
 
@@ -117,15 +134,16 @@ class Batch:
         """Whether it is time to finish: each file is open until then, and a process may open a thousand at most."""
         return len(self._waiting) >= _TOGETHER
 
-    def finish(self) -> Iterator[tuple[Entry, OSError | None]]:
+    def finish(self) -> Iterator[tuple[Entry, OSError | DatamountError | None]]:
         """Let the files appear, durably but for their folders' entries; each with what kept it from that."""
         while self._waiting:
             entry, folder, temporary, name, handle = self._waiting.pop(0)
-            fault: OSError | None = None
+            fault: OSError | DatamountError | None = None
             try:
                 os.fsync(handle)
+                refuse_unseen(name, folder, entry.path, self.seen)
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-            except OSError as error:
+            except (OSError, DatamountError) as error:
                 fault = error
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=folder)

@@ -12,7 +12,7 @@ import os
 import secrets
 import stat as st
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,8 +21,15 @@ from pathlib import Path
 
 from datamount.errors import DatamountError, DiskFull
 from datamount.snapshots.content import PART, Content, Run
-from datamount.snapshots.placing import TEMPORARY, Batch, existing_folder, folder_below, refuse_folder
-from datamount.snapshots.scan import printable
+from datamount.snapshots.placing import (
+    TEMPORARY,
+    Batch,
+    existing_folder,
+    folder_below,
+    refuse_folder,
+    refuse_unseen,
+)
+from datamount.snapshots.scan import Stamp, printable
 from datamount.snapshots.versionfile import Entry, VersionInfo
 
 _WORKERS = 12
@@ -38,11 +45,13 @@ class RestoreReport:
     unchanged: tuple[str, ...]
     """Files that were there already with this content."""
     failed: dict[str, str]
-    """Path → why it is missing."""
+    """Path → why it is not there as the version has it."""
     not_stored: tuple[str, ...]
     """Large files of the course that the version lists by digest only, and that are not in the folder."""
     bytes: int = 0
     saved_before: VersionInfo | None = None
+    again: tuple[str, ...] = ()
+    """Those of the failed that another try may bring: the store did not answer, or something wrote to the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +66,19 @@ class Preview:
 
 @dataclass
 class _Progress:
+    seen: Mapping[str, Stamp] | None
     restored: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     not_stored: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
     bytes: int = 0
     _mutex: threading.Lock = field(default_factory=threading.Lock)
+
+    def fail(self, path: str, error: DatamountError) -> None:
+        self.failed[path] = error.message
+        if error.transient:
+            self.again.append(path)
 
     def add(self, size: int) -> None:
         with self._mutex:
@@ -70,14 +86,20 @@ class _Progress:
 
 
 def restore_entries(
-    entries: Iterable[Entry], into: Path, content: Content, *, inside: Path | None = None
+    entries: Iterable[Entry],
+    into: Path,
+    content: Content,
+    *,
+    inside: Path | None = None,
+    seen: Mapping[str, Stamp] | None = None,
 ) -> RestoreReport:
     """Write all entries below `into` (made when missing). DiskFull when there is no room, with whole files only
     written so far; any other fault of one entry is in the report.
 
-    With `inside`, a folder that `into` is below, no link between the two is followed: Refused when there is one.
+    With `inside`, a folder that `into` is below, no link between the two is followed: Refused when there is one. With
+    `seen`, a file or link that is not as it was seen there is left as it is, and fails.
     """
-    done = _Progress()
+    done = _Progress(seen)
     with _opened(into, inside) as root:
         usable = []
         for entry in entries:
@@ -101,6 +123,7 @@ def restore_entries(
         dict(sorted(done.failed.items())),
         tuple(sorted(done.not_stored)),
         done.bytes,
+        again=tuple(sorted(done.again)),
     )
 
 
@@ -182,14 +205,14 @@ def _files(root: int, entries: list[Entry], content: Content, done: _Progress) -
 
 
 def _place_blob(root: int, entry: Entry, content: Content, done: _Progress) -> None:
-    with closing(Batch(root)) as batch:
+    with closing(Batch(root, done.seen)) as batch:
         with _reported(entry, done):
             batch.write(entry, content.chunks(entry))
         _appear(batch, done)
 
 
 def _place_run(root: int, run: Run, content: Content, done: _Progress) -> None:
-    with closing(Batch(root)) as batch:
+    with closing(Batch(root, done.seen)) as batch:
         try:
             files = content.read(run)
             for entry, found in files:
@@ -202,7 +225,8 @@ def _place_run(root: int, run: Run, content: Content, done: _Progress) -> None:
         except DiskFull:
             raise
         except DatamountError as error:
-            done.failed.update({entry.path: error.message for entry in run.entries})
+            for entry in run.entries:
+                done.fail(entry.path, error)
         _appear(batch, done)
 
 
@@ -237,7 +261,7 @@ def _reported(entry: Entry, done: _Progress) -> Iterator[None]:
     except DiskFull:
         raise
     except DatamountError as error:
-        done.failed[entry.path] = error.message
+        done.fail(entry.path, error)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
@@ -259,7 +283,12 @@ def _link(root: int, entry: Entry, done: _Progress) -> None:
         temporary = f"{TEMPORARY}{secrets.token_hex(8)}"
         os.symlink(entry.target, temporary, dir_fd=folder)
         os.utime(temporary, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        try:
+            refuse_unseen(name, folder, entry.path, done.seen)
+            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            os.unlink(temporary, dir_fd=folder)
+            raise
         done.restored.append(entry.path)
 
 

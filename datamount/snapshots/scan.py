@@ -55,6 +55,14 @@ class Found:
         return st.S_ISDIR(self.stat.st_mode)
 
 
+Stamp = tuple[int, int, int, int]
+"""Size, modification and change time in ns, and inode: while they stay, so most likely does the content."""
+
+
+def stamp(stat: os.stat_result) -> Stamp:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
 @dataclass
 class Scan:
     """One look at a folder, sorted by path."""

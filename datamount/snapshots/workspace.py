@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from datamount.snapshots.history import History, encoded
 from datamount.snapshots.index import read_index
 from datamount.snapshots.restore import Preview, RestoreReport, preview_entries, restore_entries
 from datamount.snapshots.saving import Draft, SaveResult, save
-from datamount.snapshots.scan import printable
+from datamount.snapshots.scan import Stamp, printable
 from datamount.snapshots.versionfile import (
     MESSAGE_LIMIT,
     Entry,
@@ -96,6 +96,7 @@ class Workspace(History):
         into: Path,
         *,
         inside: Path | None = None,
+        seen: Mapping[str, Stamp] | None = None,
         paths: Sequence[str] = (),
         state_dir: Path | None = None,
         save_first: bool = False,
@@ -107,7 +108,8 @@ class Workspace(History):
         as it is becomes a version before anything is written (`saved_before`), and is then the latest: save again to
         make the restored state that. Else, with `state_dir`, the next save of `into` builds on the restored version.
         NotFound when a path is not in the version. `inside` is a folder that `into` must not leave while its owner
-        changes it: then a link on the way from the one to the other is Refused.
+        changes it: then a link on the way from the one to the other is Refused. `seen` is what was in `into` when it
+        was saved, by path: what is there now and was not seen so is left as it is, and fails.
         """
         if isinstance(version, str):
             version = self.version(version)
@@ -118,7 +120,7 @@ class Workspace(History):
             message = f"before restoring {version.info.id}"
             saved = self.save(into, reason="auto", message=message, state_dir=state_dir)
             before = saved.version if saved.created else None
-        report = restore_entries(chosen, into, self.content(), inside=inside)
+        report = restore_entries(chosen, into, self.content(), inside=inside, seen=seen)
         if state_dir is not None and before is None and not paths and not report.failed:
             self.adopt(version, into, state_dir)
         return replace(report, saved_before=before)

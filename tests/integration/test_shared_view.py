@@ -61,7 +61,8 @@ def test_a_key_is_looked_at_before_it_is_taken(site: GatewaySite, tmp_path: Path
         assert read(work) == {"report.txt": "hours of work", "figures.txt": "new", "mine.txt": "mine"}
 
 
-def test_a_share_is_shown_read_only_and_given_back(site: GatewaySite, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", ["before it starts again", "after it"])
+def test_a_share_is_shown_read_only_and_given_back(site: GatewaySite, tmp_path: Path, changed: str) -> None:
     """A link shows its version in place of one's own files; meanwhile nothing is saved or restored, also by the sidecar
     of a later session on the same home; at the end one's own files are back as they were, and what was changed is in
     the history."""
@@ -99,9 +100,12 @@ def test_a_share_is_shown_read_only_and_given_back(site: GatewaySite, tmp_path: 
     shutil.rmtree(tmp_path / "two/state")
     (tmp_path / "two/state").mkdir()
     (tmp_path / "two/state/work-key.json").write_bytes(keys)
+    if changed == "before it starts again":
+        (work / "figures.txt").write_text("tried something")
     with sidecar(tmp_path / "two", site, "org-course-x2") as api:
         assert api.get("/status").json()["save"]["state"] == "read-only"
-        (work / "figures.txt").write_text("tried something")
+        if changed == "after it":
+            (work / "figures.txt").write_text("tried something")
         ended = api.post("/shared/end", json={}).json()
         assert (ended["restored"], ended["removed"]) == (["report.txt"], ["figures.txt", "sub/deep.txt"])
         assert read(work) == own

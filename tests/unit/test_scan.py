@@ -175,9 +175,7 @@ def test_a_torn_notebook_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.ipynb", "a.py"])
-def test_a_file_that_was_just_emptied_is_read_again(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_was_just_emptied_is_read_again(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that truncates a file and then writes it is not caught between the two, without a copy beside, too."""
     monkeypatch.setattr(scanning, "_EMPTIED_NOTEBOOK" if name.endswith(".ipynb") else "_EMPTIED", 30e9)
     (tmp_path / name).write_text("{}")

@@ -457,6 +457,35 @@ def test_changes_during_a_save_stay_unsaved(
     assert [info.reason for info in versions] == ["exit", "manual"]
 
 
+@pytest.mark.parametrize("into", [None, "copy/of"])
+def test_what_is_written_during_a_restore_stays(
+    session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch, into: str | None
+) -> None:
+    """A restore replaces what was saved before it, and nothing that a program has written since."""
+    target = settings.folder / (into or "")
+    target.mkdir(parents=True, exist_ok=True)
+    late, other = target / "late.txt", target / "other.txt"
+    for name in ("late.txt", "other.txt"):
+        (settings.folder / name).write_text("first")
+    first = session.save().result(20).version
+    assert first
+    for path in (late, other):
+        path.write_text("second")
+    original = Workspace.restore
+
+    def meanwhile(self: Workspace, *args: Any, **kwargs: Any) -> Any:
+        late.write_text("a result of hours")
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Workspace, "restore", meanwhile)
+    _, report = session.restore(first.id, ["late.txt", "other.txt"], into).result(20)
+    assert (late.read_text(), other.read_text()) == ("a result of hours", "first")
+    assert (set(report.failed), report.again) == ({"late.txt"}, ("late.txt",))
+    kept = session.workspace().read("latest", late.relative_to(settings.folder).as_posix())
+    assert b"".join(kept) == b"a result of hours"
+    assert session.close()
+
+
 def test_the_end_saves_what_is_unsaved(api: httpx.Client, session: Session, settings: Settings) -> None:
     """Closing saves changes with the reason "exit", makes no version without a change, and refuses new saves."""
     api.post(f"{API}/snapshots", json={})
