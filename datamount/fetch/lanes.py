@@ -175,7 +175,7 @@ class Lanes:
         self._changed.notify_all()
 
     def _next(self) -> list[Item]:
-        """The next object; or several neighbours, where the driver brings small ones at once. With none the lane ends."""
+        """The next object, or several small neighbours where the driver brings them at once. Of none the lane ends."""
         with self._changed:
             if self._stopping() or not self._queue:
                 self._close_lane()

@@ -12,7 +12,17 @@ from datamount.credentials import Credentials
 from datamount.drivers import Driver, Pin, open_driver
 from datamount.errors import DatamountError, UsageError
 from datamount.fetch.engine import Delivery, Engine, Opener
-from datamount.fetch.pins import FIXED_BY_PIN, LockEntry, LockFile, declaration, drift, dump, read_lock, write_lock
+from datamount.fetch.pins import (
+    FIXED_BY_PIN,
+    LockEntry,
+    LockFile,
+    declaration,
+    drift,
+    drift_at,
+    dump,
+    read_lock,
+    write_lock,
+)
 from datamount.fetch.retries import Policy
 from datamount.progress import Progress
 from datamount.status import Status
@@ -122,8 +132,7 @@ def _drift(entry: LockEntry, pin: Pin, driver: Driver[Any]) -> list[str] | None:
     if entry.objects is None:
         return drift(entry, pin, ())
     if driver.keeps_versions:
-        same = dict(pin) == dict(entry.pin) and getattr(driver.source, "unpack", None) is not None
-        return [] if same else drift(entry, pin, driver.plan(pin))
+        return drift_at(driver, entry, pin)
     then = {locked.path: locked.identity for locked in entry.objects}
     now = [replace(item, identity=then.get(item.path, item.identity)) for item in driver.plan(pin)]
     return drift(entry, pin, now) or None

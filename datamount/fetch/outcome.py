@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from datamount import names
 from datamount.drivers.base import Driver
 from datamount.errors import Conflict, DatamountError, NotFound, VerificationFailed
-from datamount.fetch.pins import LockEntry, drift
+from datamount.fetch.pins import LockEntry, drift_at
 from datamount.fetch.transfer import local_error
 
 
@@ -54,11 +55,8 @@ def failure(
 def drifted(dataset: str, entry: LockEntry, driver: Driver[Any], first: DatamountError) -> VerificationFailed:
     """Say what is different at the source from what the lock pins."""
     changes: list[str] = []
-    try:
-        pin = driver.resolve()
-        changes = drift(entry, pin, driver.plan(pin))
-    except DatamountError:
-        pass  # the first error says enough
+    with suppress(DatamountError):  # the first error says enough
+        changes = drift_at(driver, entry, driver.resolve())
     shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
     where = f" Changed since the lock: {shown}." if shown else ""
     prefix = f'dataset "{dataset}": '

@@ -18,7 +18,7 @@ from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from datamount.drivers.base import Item
+from datamount.drivers.base import Driver, Item
 from datamount.errors import Fault, ManifestError
 from datamount.fetch.locked import LockedObject, LockedObjects
 from datamount.manifest import Dataset
@@ -139,6 +139,27 @@ def _dump_entry(entry: LockEntry) -> Iterator[bytes]:
         yield before + found.row()
         before = b",\n    "
     yield b"\n   ]" if entry.objects else b"]"
+
+
+def drift_at(driver: Driver[Any], entry: LockEntry, pin: Mapping[str, Any]) -> list[str]:
+    """What is different at the driver's source, whose version is `pin` now. Of an archive, which changes as a whole, it
+    is one sentence: whether a file in it changed that kept its size, only reading all of them would tell."""
+    if entry.objects is None or getattr(driver.source, "unpack", None) is None:
+        return drift(entry, pin, driver.plan(pin))
+    if dict(pin) == dict(entry.pin):
+        return []
+    items = list(driver.plan(pin))
+    if not drift(entry, pin, items):
+        return []  # the same archive, though its server gives it another version
+    then, now = ({found.path: found.size for found in side} for side in (entry.objects, items))
+    both = then.keys() & now.keys()
+    counts = (
+        (len(now) - len(both), "new"),
+        (len(then) - len(both), "gone"),
+        (sum(then[p] != now[p] for p in both), "of another size"),
+    )
+    said = ", ".join(f"{count} {what}" for count, what in counts if count) or "none of another size"
+    return [f"the archive changed: {', '.join(_changes(entry.pin, pin))}; of its {len(now)} files: {said}"]
 
 
 def drift(entry: LockEntry, pin: Mapping[str, Any], items: Iterable[Item]) -> list[str]:
