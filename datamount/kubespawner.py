@@ -134,7 +134,8 @@ class SavingSpawnerMixin(HasTraits):
 
     The hub deletes pods with a grace of one second, too little for a save. It asks through the user's own Jupyter
     server, with the server's own token, so it needs no rights in the cluster and no way to the sidecar. A server that
-    has ended already, does not answer, or has nothing of datamount is stopped as ever.
+    has ended already, does not answer, or has nothing of datamount is stopped as ever. With BinderHub it stands before
+    BinderHub's own spawner: `class Spawner(SavingSpawnerMixin, BinderSpawner)`.
     """
 
     save_timeout = Float(
@@ -153,11 +154,23 @@ class SavingSpawnerMixin(HasTraits):
         spawner: Any = self
         try:
             seconds = float(spawner.save_timeout)
-            if seconds > 0 and spawner.server is not None and spawner.api_token:
-                await asyncio.wait_for(save(spawner.server.url, spawner.api_token, seconds), seconds)
+            token = _server_token(spawner)
+            if seconds > 0 and spawner.server is not None and token:
+                await asyncio.wait_for(save(spawner.server.url, token, seconds), seconds)
                 spawner.log.info("datamount: the work of %s is saved", spawner._log_name)
         except Exception as error:
             spawner.log.warning("datamount: no last save before the stop (%s: %s)", type(error).__name__, error)
+
+
+def _server_token(spawner: Any) -> str:
+    """What this spawner's Jupyter server takes as the user's own word; empty where that is not known.
+
+    BinderHub without sign-in (BinderSpawnerMixin, `auth_enabled` off) starts plain Jupyter servers, which know nothing
+    of the hub and its tokens: each has one of its own, out of the launch's options.
+    """
+    if getattr(spawner, "auth_enabled", True):
+        return str(spawner.api_token or "")
+    return str(spawner.user_options.get("token") or "")
 
 
 async def save(server_url: str, token: str, seconds: float) -> None:

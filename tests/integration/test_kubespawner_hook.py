@@ -107,7 +107,7 @@ class Recorder:
         self.stopped = now
 
 
-def make_spawner(url: str | None, token: str = "secret", **traits: Any) -> Any:
+def make_spawner(url: str | None, **traits: Any) -> Any:
     from traitlets import HasTraits
 
     from datamount.kubespawner import SavingSpawnerMixin
@@ -118,13 +118,27 @@ def make_spawner(url: str | None, token: str = "secret", **traits: Any) -> Any:
 
     spawner = Spawner(**traits)
     spawner.server = SimpleNamespace(url=url) if url else None
-    spawner.api_token = token
+    spawner.api_token = "secret"
     return spawner
 
 
-def test_stop_saves_first(tmp_path: Path, pods: Callable[..., Pod]) -> None:
+def of_jupyterhub(url: str) -> Any:
+    """jupyterhub-singleuser takes the hub's token."""
+    return make_spawner(url)
+
+
+def of_binderhub(url: str) -> Any:
+    """Without sign-in: the server takes the token of the launch alone (binderhub/binderspawner_mixin.py)."""
+    spawner = make_spawner(url)
+    spawner.auth_enabled = False
+    spawner.api_token, spawner.user_options = "the hub's", {"token": "secret", "image": "course:1"}
+    return spawner
+
+
+@pytest.mark.parametrize("make", [of_jupyterhub, of_binderhub])
+def test_stop_saves_first(tmp_path: Path, pods: Callable[..., Pod], make: Callable[[str], Any]) -> None:
     """A stop through the mixin has what was just written saved before the spawner's own stop, through the user's own
-    Jupyter server."""
+    Jupyter server, with what that server takes for the user's word."""
     pod = pods("version: 1\n", store=(tmp_path / "store").as_uri())
     pod.fetch()
     pod.sidecar()
@@ -145,7 +159,7 @@ def test_stop_saves_first(tmp_path: Path, pods: Callable[..., Pod]) -> None:
     url = f"http://127.0.0.1:{port}/user/ada/"
     wait_for(lambda: servers.answers(f"{url}api/status?token=secret") == 200)
     (pod.home / "last.txt").write_text("just written\n")
-    spawner = make_spawner(url)
+    spawner = make(url)
     asyncio.run(spawner.stop())
     assert spawner.stopped is False
     pod.kill()
