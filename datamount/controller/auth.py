@@ -22,6 +22,7 @@ from datamount import names
 from datamount.controller.audit import Audit
 from datamount.controller.identity import PodSession, course_identity
 from datamount.controller.kube import Kube, Object
+from datamount.controller.links import launch_request
 from datamount.controller.metrics import Metrics
 from datamount.controller.rates import Failures, source
 from datamount.controller.settings import Settings
@@ -133,8 +134,8 @@ def read_session(pod: Object) -> PodSession | None:
     notebook = _notebook(spec.get("containers") or [])
     if notebook is None:
         return None
-    environment = {entry.get("name"): entry.get("value") or "" for entry in notebook.get("env") or []}
-    repo_url = str(environment.get("BINDER_REPO_URL") or "")
+    environment = {str(entry.get("name")): str(entry.get("value") or "") for entry in notebook.get("env") or []}
+    repo_url = environment.get("BINDER_REPO_URL", "")
     image = str(notebook.get("image") or "")
     return PodSession(
         pod=str(metadata["name"]),
@@ -144,8 +145,8 @@ def read_session(pod: Object) -> PodSession | None:
         image=image,
         repo_url=repo_url,
         course_identity=course_identity(image, repo_url),
-        launch=str(environment.get("BINDER_REQUEST") or ""),
-        launch_host=str(environment.get("BINDER_LAUNCH_HOST") or ""),
+        launch=launch_request(environment),
+        launch_host=environment.get("BINDER_LAUNCH_HOST", ""),
     )
 
 

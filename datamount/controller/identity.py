@@ -24,6 +24,7 @@ from datamount.errors import Refused
 
 KEY_PREFIX = "dmk_"
 _KEY = re.compile(r"dmk_[A-Za-z0-9_-]{43}")
+_HYDROSHARE = re.compile(r"-2ev([0-9]+)-[0-9a-f]{6}$")
 _SAFE = set(string.ascii_letters + string.digits)
 
 
@@ -43,7 +44,8 @@ class PodSession:
     repo_url: str
     course_identity: str
     launch: str = ""
-    """BINDER_REQUEST, as "v2/gh/org/repo/main": forgeable as the repo's URL is."""
+    """What launches the course again (`links.launch_request`), as "v2/gh/org/repo/main": forgeable as the repo's URL
+    is."""
     launch_host: str = ""
 
 
@@ -67,7 +69,7 @@ def confirms(repository: str, url: str, image_prefix: str | None = None) -> bool
 
     The slug ends in a hash of itself, so that a repo `x-org/repo` cannot pass for `org/repo`.
     """
-    for slug in _slugs(url):
+    for slug in _slugs(url, repository):
         name = f"{_escaped(slug)}-{hashlib.sha256(slug.encode()).hexdigest()[:6]}".replace("_", "-").lower()
         if repository == (image_prefix or "") + name or (image_prefix is None and _ends(repository, name)):
             return True
@@ -79,11 +81,19 @@ def _ends(repository: str, name: str) -> bool:
     return repository.endswith(name) and repository[: -len(name)][-1:] in ("", "/", "-", ".")
 
 
-def _slugs(url: str) -> list[str]:
-    """The build slugs that BinderHub's providers make of a repo's URL (binderhub/repoproviders.py): of GitHub and
-    GitLab "user-repo", of plain git the URL."""
-    path = urlsplit(url).path.strip("/").removesuffix(".git")
-    return [path.replace("/", "-"), path, url]
+def _slugs(url: str, repository: str) -> list[str]:
+    """The build slugs that BinderHub's providers make of a repo's URL (binderhub/repoproviders.py): of GitHub
+    "user-repo", of GitLab the same with each "-" of a name marked, of plain git the URL; of a Gist its ID, of
+    HydroShare the resource's with the time of its last change, which is in the image's name only."""
+    parts = urlsplit(url)
+    path = parts.path.strip("/").removesuffix(".git")
+    last = path.rpartition("/")[2]
+    found = [path.replace("/", "-"), "-".join(part.replace("-", "_-") for part in path.split("/")), url]
+    if parts.hostname == "gist.github.com":
+        found.append(last)
+    if parts.hostname == "www.hydroshare.org" and (changed := _HYDROSHARE.search(repository)):
+        found.append(f"hydroshare-{last}.v{changed[1]}")
+    return found
 
 
 def _escaped(slug: str) -> str:

@@ -8,16 +8,33 @@ there afterwards, so there the key is in one request to BinderHub, and in the lo
 from __future__ import annotations
 
 import re
-from urllib.parse import quote
+from collections.abc import Mapping
+from urllib.parse import quote, unquote
 
 from datamount.controller.identity import PodSession
 from datamount.names import LINK_NAME
 
 KEY = "{key}"
 """Stands in an address where the key goes. Keys are of [A-Za-z0-9_-]: they need no escaping."""
-_REQUEST = re.compile(r"v2/[a-z0-9]+/[A-Za-z0-9._~%:@+-]+(/[A-Za-z0-9._~%:@+-]+)*")
+_REQUEST = re.compile(r"v2/[a-z0-9]+/[A-Za-z0-9._~!$&'()*+,;=:@%/-]+")
+"""What a path may hold (RFC 3986, `pchar`): names of branches have more of it than names of repos."""
+_NOWHERE = {"", ".", ".."}
 _HOST = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~%/-]*)?")
 _LONGEST = 1000
+_NEW_COURSE_A_VERSION = ("v2/zenodo/", "v2/figshare/")
+
+
+def launch_request(environment: Mapping[str, str]) -> str:
+    """The request, in a pod's variables, that launches its course again; empty where BinderHub did not launch it.
+
+    The one that was made, with its branch: the course may have moved on, the work is still of that course. Not so where
+    a DOI stands for all versions of a record: BinderHub names the image after the version, so each is a course of its
+    own, and the way back to the work leads to that version.
+    """
+    request = environment.get("BINDER_REQUEST", "")
+    if request.startswith(_NEW_COURSE_A_VERSION):
+        return environment.get("BINDER_PERSISTENT_REQUEST") or request
+    return request
 
 
 def address(session: PodSession, hub_url: str | None) -> str | None:
@@ -27,7 +44,9 @@ def address(session: PodSession, hub_url: str | None) -> str | None:
     session's user could have chosen: it is that user's own link.
     """
     here = f"lab#{LINK_NAME}={KEY}"
-    if session.launch and _REQUEST.fullmatch(session.launch) and ".." not in session.launch.split("/"):
+    # To browsers, "%2e%2e" goes up too.
+    parts = map(unquote, session.launch.split("/"))
+    if session.launch and _REQUEST.fullmatch(session.launch) and _NOWHERE.isdisjoint(parts):
         host = hub_url or (session.launch_host if _HOST.fullmatch(session.launch_host) else None)
         if host and len(host) + len(session.launch) < _LONGEST:
             path = quote(here.removesuffix(KEY), safe="")

@@ -14,7 +14,9 @@ REGISTRY = "registry.example.edu/binder/"
 
 def image(slug: str, prefix: str = REGISTRY, tag: str = ":abc") -> str:
     """As BinderHub names it (binderhub/builder.py)."""
-    escaped = slug.replace("-", "-2d").replace("/", "-2f").replace(":", "-3a").replace(".", "-2e").lower()
+    escaped = (
+        slug.replace("-", "-2d").replace("_", "-5f").replace("/", "-2f").replace(":", "-3a").replace(".", "-2e").lower()
+    )
     return f"{prefix}{escaped}-{hashlib.sha256(slug.encode()).hexdigest()[:6]}{tag}"
 
 
@@ -24,6 +26,9 @@ def image(slug: str, prefix: str = REGISTRY, tag: str = ":abc") -> str:
         ("org-course", "https://github.com/org/course"),
         ("Org-Course", "https://github.com/Org/Course"),
         ("org-my-course", "https://github.com/org/my-course"),
+        ("group-sub-my_-course", "https://gitlab.com/group/sub/my-course"),
+        ("0123abcd", "https://gist.github.com/ada/0123abcd"),
+        ("hydroshare-0f.v1565445792", "https://www.hydroshare.org/resource/0f"),
         ("https://git.example.edu/a/b", "https://git.example.edu/a/b"),
     ],
 )
@@ -40,6 +45,8 @@ def test_a_repo_counts_where_the_image_is_named_after_it(slug: str, url: str) ->
     [
         image("eve-course"),
         image("eve-org-course"),
+        image("course"),
+        image("hydroshare-course.v1"),
         f"{REGISTRY}org-2dcourse:1",
         f"{REGISTRY}eve{image('org-course', '')}",
         "jupyter/minimal-notebook@sha256:0123",

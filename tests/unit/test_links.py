@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import Request
 
 from datamount.controller.identity import PodSession
-from datamount.controller.links import address, link
+from datamount.controller.links import address, launch_request, link
 from datamount.controller.rates import REMEMBERED, Failures, Once, source
 from datamount.errors import TooMany
 
@@ -37,6 +37,30 @@ def test_a_link_launches_the_course_and_hands_the_key_on() -> None:
 
 
 @pytest.mark.parametrize(
+    ("launch", "leads_to"),
+    [
+        ("v2/gh/org/course/feature/a=b,(c)!", "v2/gh/org/course/feature/a=b,(c)!"),
+        ("v2/gl/group%2Fsub%2Fcourse/main", "v2/gl/group%2Fsub%2Fcourse/main"),
+        ("v2/git/https%3A%2F%2Fgit.example.edu%2Fcourse/HEAD", "v2/git/https%3A%2F%2Fgit.example.edu%2Fcourse/HEAD"),
+        ("v2/gist/ada/0123abcd", "v2/gist/ada/0123abcd"),
+        ("v2/dataverse/10.7910/DVN/TJCLKP", "v2/dataverse/10.7910/DVN/TJCLKP"),
+        ("v2/zenodo/10.5281/zenodo.1", "v2/zenodo/10.5281/zenodo.2"),
+        ("v2/figshare/10.6084/m9.figshare.1", "v2/figshare/10.6084/m9.figshare.1.v2"),
+    ],
+)
+def test_a_link_leads_to_where_the_work_is(launch: str, leads_to: str) -> None:
+    """Whatever the provider and however odd the branch's name, the link makes the same request of BinderHub; only of a
+    DOI whose versions are courses of their own it asks for the version that the work is in."""
+    resolved = {"v2/zenodo/10.5281/zenodo.1": "v2/zenodo/10.5281/zenodo.2"}
+    resolved["v2/figshare/10.6084/m9.figshare.1"] = "v2/figshare/10.6084/m9.figshare.1.v2"
+    variables = {"BINDER_REQUEST": launch, "BINDER_PERSISTENT_REQUEST": resolved.get(launch, "v2/of/this/commit")}
+    made = address(replace(ON_BINDER, launch=launch_request(variables)), "https://binder.example.edu")
+    assert made is not None
+    assert made.partition("?")[0] == f"https://binder.example.edu/{leads_to}"
+    assert launch_request({}) == ""
+
+
+@pytest.mark.parametrize(
     "forged",
     [
         {"launch_host": "javascript:alert(1)//"},
@@ -44,6 +68,8 @@ def test_a_link_launches_the_course_and_hands_the_key_on() -> None:
         {"launch_host": "https://evil.example/?x="},
         {"launch_host": ""},
         {"launch": "v2/gh/../../evil"},
+        {"launch": "v2/gh/%2e%2E/.%2e/evil"},
+        {"launch": "v2/gh//evil"},
         {"launch": "v2/gh/org/course/main?urlpath=evil"},
         {"launch": "//evil.example/v2"},
         {"launch": "v2/gh/org/" + "x" * 2000},
