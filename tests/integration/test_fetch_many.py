@@ -1,4 +1,4 @@
-"""A prefix of 100,000 objects, on a real S3 server: memory, and when the first object comes."""
+"""A prefix of 100,000 objects, on a real S3 server: memory, with a lock and without, and when the first comes."""
 
 from __future__ import annotations
 
@@ -50,27 +50,31 @@ def server() -> Iterator[Logging]:
         yield made
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_a_hundred_thousand_objects(server: Logging, tmp_path: Path) -> None:
-    """They are delivered in 150 MiB of memory, the first before the listing has ended, and found again in no more."""
+    """They are delivered in 150 MiB of memory, the first before the listing has ended, and found again in no more.
+    So they are when they are locked, and by a fetch of the lock."""
     bucket = server.make_bucket()
     for folder in range(FOLDERS):
         place = server.folder / "data" / bucket / f"many/d{folder:03}"
         place.mkdir(parents=True)
         for number in range(OBJECTS // FOLDERS):
             (place / f"f{number:04}").touch()
+            os.setxattr(place / f"f{number:04}", "user.etag", f'"{folder * 1000 + number:032x}"'.encode())
     source = {"url": f"s3://{bucket}/many/", "endpoint_url": server.endpoint_url, "region": "us-east-1"}
-    (tmp_path / "course").mkdir()
-    (tmp_path / "course/datamount.yaml").write_text(json.dumps({"version": 1, "datasets": {"many": {"s3": source}}}))
+    course = tmp_path / "course"
+    course.mkdir()
+    (course / "datamount.yaml").write_text(json.dumps({"version": 1, "datasets": {"many": {"s3": source}}}))
     admin = server.identities["admin"]
     environment = os.environ | {
         "AWS_ACCESS_KEY_ID": admin.access_key_id,
         "AWS_SECRET_ACCESS_KEY": admin.secret_access_key,
     }
-    arguments = [str(tmp_path / "course"), "--data", str(tmp_path / "data"), "--run", str(tmp_path / "run")]
-    for attempt in ("first", "again"):
+
+    def run(command: str, data: Path, *more: str) -> None:
+        arguments = [command, str(course), "--data", str(data), *more]
         done = subprocess.run(
-            [sys.executable, "-c", FETCH, "fetch", *arguments],
+            [sys.executable, "-c", FETCH, *arguments],
             env=environment,
             capture_output=True,
             text=True,
@@ -78,12 +82,20 @@ def test_a_hundred_thousand_objects(server: Logging, tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr[-2000:]
-        assert int(done.stderr.split()[-1]) << 10 <= MOST, attempt
-        assert sum(len(files) for _, _, files in os.walk(tmp_path / "data/many")) == OBJECTS
-        if attempt == "first":
-            lines = server.log.read_text().splitlines()
-            reads = [number for number, line in enumerate(lines) if "/many/d" in line and "list-type" not in line]
-            lists = [number for number, line in enumerate(lines) if "list-type=2" in line]
-            assert len(reads) == OBJECTS
-            assert len(lists) >= OBJECTS // 1000
-            assert sum(number < lists[-1] for number in reads) > OBJECTS // 2, "the listing was read first"
+        assert int(done.stderr.split()[-1]) << 10 <= MOST, arguments
+        assert sum(len(files) for _, _, files in os.walk(data / "many")) == OBJECTS
+
+    at = ("--run", str(tmp_path / "run"))
+    run("fetch", tmp_path / "data", *at)
+    lines = server.log.read_text().splitlines()
+    reads = [number for number, line in enumerate(lines) if "/many/d" in line and "list-type" not in line]
+    lists = [number for number, line in enumerate(lines) if "list-type=2" in line]
+    assert len(reads) == OBJECTS
+    assert len(lists) >= OBJECTS // 1000
+    assert sum(number < lists[-1] for number in reads) > OBJECTS // 2, "the listing was read first"
+    run("fetch", tmp_path / "data", *at)
+    run("lock", tmp_path / "data")
+    with (course / "datamount.lock").open() as lock:
+        assert sum('"path"' in line for line in lock) == OBJECTS
+    run("fetch", tmp_path / "locked", *at, "--frozen")
+    run("fetch", tmp_path / "locked", *at, "--frozen")
