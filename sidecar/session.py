@@ -400,8 +400,8 @@ class Session:
     def _saved_in(self, target: Path) -> Fingerprint:
         """What the last save covers of a folder. A restore replaces nothing else: what a program has written since is
         saved nowhere."""
-        below = target.resolve().relative_to(self.settings.folder.resolve()).parts
-        top = "".join(f"{part}/" for part in below)
+        root = self._root(target)
+        top = "".join(f"{part}/" for part in target.relative_to(root).parts) if root else ""
         return {path[len(top) :]: seen for path, seen in self._state.covered.items() if path.startswith(top)}
 
     def _inside(self, into: str) -> Path:
