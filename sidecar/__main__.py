@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from datamount import names
 from datamount.errors import DatamountError, Unavailable, UsageError
 from datamount.objectstore import open_store
-from datamount.session.homecoming import bring_home
+from datamount.session.homecoming import NotAllBack, bring_home
 from datamount.snapshots import Workspace
 from datamount.snapshots.excludes import Excludes
 from datamount.status import write_atomic
@@ -36,6 +36,8 @@ from sidecar.settings import Settings
 log = logging.getLogger("datamount.sidecar")
 
 TOKEN_FILE = "sidecar.token"  # noqa: S105  (a file's name)
+HOME_TRIES = 5
+"""How often saved work that comes in part only keeps a session from saving; then what came has to do."""
 GRACE_SECONDS = 2
 """How long answers in progress may take at the end, in seconds; the final save does not wait for them."""
 
@@ -91,6 +93,7 @@ def make_session(settings: Settings, opener: Callable[[Settings], Workspace] | N
     """The session of these settings; the store is opened when it is first needed."""
     excludes = Excludes(settings.exclude)
     known: dict[tuple[str, bool], bool] = {}
+    in_part: list[NotAllBack] = []
 
     def ignored(path: str, is_folder: bool) -> bool:
         # Matching costs more than looking at the file, and the answer never changes.
@@ -108,14 +111,19 @@ def make_session(settings: Settings, opener: Callable[[Settings], Workspace] | N
             store = open_store(settings.store, settings.endpoint_url)
             workspace = Workspace(store, settings.owner, settings.course)
         if settings.home_first:
-            _bring_home(workspace, settings)
+            try:
+                _bring_home(workspace, settings, insist=len(in_part) < HOME_TRIES)
+            except NotAllBack as error:
+                in_part.append(error)
+                raise
         return workspace
 
     return Session(settings, open_workspace, ignored)
 
 
-def _bring_home(workspace: Workspace, settings: Settings) -> None:
-    """Do what the launch could not. Raises Unavailable while the store does not answer; nothing else stops saving."""
+def _bring_home(workspace: Workspace, settings: Settings, *, insist: bool) -> None:
+    """Do what the launch could not. Raises Unavailable while the store does not answer, and NotAllBack; nothing else
+    stops saving."""
     try:
         bring_home(
             workspace,
@@ -125,6 +133,7 @@ def _bring_home(workspace: Workspace, settings: Settings) -> None:
             image=settings.image or "",
             exclude=settings.exclude,
             max_bytes=settings.max_bytes,
+            insist=insist,
             say=log.info,
         )
     except Unavailable:

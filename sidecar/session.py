@@ -35,6 +35,8 @@ from sidecar.state import WAITING, State
 
 log = logging.getLogger("datamount.sidecar")
 
+AGAIN = 20.0
+"""Seconds until saved work that could not be brought back is asked for once more."""
 NEAR = 0.9
 """Of a quota: from here on the student is warned."""
 
@@ -62,6 +64,7 @@ class Session:
         # What was changed in a shared version before this process began is not known.
         self._may_have_changed = self._state.showing is not None
         self._final: Future[bool] | None = None
+        self._again: threading.Timer | None = None
         self.closing = threading.Event()
         self._autosave = Autosave(
             Debounce(settings.quiet, settings.at_most),
@@ -84,6 +87,8 @@ class Session:
             return
         self.closing.set()
         self._autosave.stop()
+        if self._again:
+            self._again.cancel()
         self._final = self._worker.submit(self._flush)
         self._state.notify()
 
@@ -346,12 +351,21 @@ class Session:
             known = last_version(self.workspace(), self.settings)
         except DatamountError as error:
             self._state.refused(error.problem(), begun=False)
+            if self.settings.home_first:
+                self._again = threading.Timer(AGAIN, self._first_save_again)
+                self._again.daemon = True
+                self._again.start()
             return
+        self._state.answered()
         if self._state.showing:
             return
         if known or self.settings.save_at_start:
             self._state.cover({})
             self._attempt("auto")
+
+    def _first_save_again(self) -> None:
+        with suppress(RuntimeError):  # the session is ending
+            self._worker.submit(self._first_save)
 
     def _attempt(self, reason: Reason) -> bool:
         self._state.begin()

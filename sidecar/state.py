@@ -132,6 +132,12 @@ class State:
             self._error = error
         self.notify()
 
+    def answered(self) -> None:
+        """The store does what is asked of it: nothing is in the way of saving any more."""
+        with self._lock:
+            self._error = None
+        self.notify()
+
     def looked(self, current: Fingerprint) -> None:
         """This is in the folder now."""
         changed = changes(self._covered, current)

@@ -12,13 +12,13 @@ import hashlib
 import os
 import shutil
 import stat as st
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datamount.errors import Refused
-from datamount.snapshots.placing import TEMPORARY, existing_folder, folder_below
-from datamount.snapshots.scan import open_below, printable
+from datamount.snapshots.placing import TEMPORARY, existing_folder, folder_below, refuse_unseen
+from datamount.snapshots.scan import Stamp, open_below, printable
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -29,9 +29,9 @@ def read(folder: Path, path: str) -> bytes:
         return file.read()
 
 
-def write(folder: Path, path: str, data: bytes, mode: int) -> None:
-    """A file that appears whole and durable."""
-    with _appearing(folder, path) as (place, temporary), os.fdopen(_made(temporary, place), "wb") as file:
+def write(folder: Path, path: str, data: bytes, mode: int, seen: Mapping[str, Stamp] | None = None) -> None:
+    """A file that appears whole and durable. With `seen`, Conflict where something else than that would go."""
+    with _appearing(folder, path, seen) as (place, temporary), os.fdopen(_made(temporary, place), "wb") as file:
         file.write(data)
         file.flush()
         os.fchmod(file.fileno(), mode)
@@ -61,12 +61,14 @@ def copy(folder: Path, source: str, target: str) -> None:
         os.utime(file.fileno(), ns=times)
 
 
-def remove(folder: Path, path: str) -> None:
-    """Remove a file or link, and the folders that are empty without it. What is gone already is no error."""
+def remove(folder: Path, path: str, seen: Mapping[str, Stamp] | None = None) -> None:
+    """Remove a file or link, and the folders that are empty without it. What is gone already is no error. With `seen`,
+    Conflict where something else than that would go."""
     parent, _, name = path.rpartition("/")
     with _opened(folder) as root:
         try:
             with existing_folder(root, parent) as place:
+                refuse_unseen(name, place, path, seen)
                 os.unlink(name, dir_fd=place)
         except FileNotFoundError:
             pass
@@ -82,7 +84,7 @@ def remove(folder: Path, path: str) -> None:
 
 
 @contextmanager
-def _appearing(folder: Path, path: str) -> Iterator[tuple[int, str]]:
+def _appearing(folder: Path, path: str, seen: Mapping[str, Stamp] | None = None) -> Iterator[tuple[int, str]]:
     """A name beside `path`, and the folder that it is in, made when missing; in the end it takes the place of `path`.
     A save leaves it out, should a kill leave it there."""
     parent, _, name = path.rpartition("/")
@@ -92,6 +94,7 @@ def _appearing(folder: Path, path: str) -> Iterator[tuple[int, str]]:
             with suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=place)
             yield place, temporary
+            refuse_unseen(name, place, path, seen)
             os.rename(temporary, name, src_dir_fd=place, dst_dir_fd=place)
         finally:
             with suppress(FileNotFoundError):

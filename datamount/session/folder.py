@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat as st
 import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,9 +13,9 @@ from pathlib import Path
 from datamount import names
 from datamount.merge import Node
 from datamount.session.launch import git
-from datamount.snapshots import Version, pristine
+from datamount.snapshots import Entry, Version, pristine
 from datamount.snapshots.excludes import Excludes
-from datamount.snapshots.scan import scan
+from datamount.snapshots.scan import Stamp, scan, stamp
 
 _OWN_COMMITS = ("commit", "merge", "rebase", "cherry-pick", "am", "revert")
 
@@ -83,6 +84,36 @@ def _is_shipped(path: Path, base: str) -> bool:
         return True
 
 
+def ours(version: Version, folder: Path) -> list[Entry]:
+    """The entries that may be restored here: the repo's own files belong to the clone that is there."""
+    return [entry for entry in version.entries if not is_of_the_clone(entry.path, folder)]
+
+
+def is_of_the_clone(path: str, folder: Path) -> bool:
+    """Whether a path is among the own files of the repo that is in the folder."""
+    return (path == ".git" or path.startswith(".git/")) and os.path.lexists(folder / ".git")
+
+
+def tree_of(entries: Iterable[Entry]) -> dict[str, Node]:
+    """Files and links of a version."""
+    return {
+        e.path: Node(e.target, is_link=True) if e.type == "link" else Node(e.sha256, size=e.size)
+        for e in entries
+        if e.type != "folder"
+    }
+
+
+def stamps_at(folder: Path, paths: Iterable[str]) -> dict[str, Stamp]:
+    """What the files and links at these paths look like now."""
+    found: dict[str, Stamp] = {}
+    for path in paths:
+        with suppress(OSError, ValueError):
+            stat = os.lstat(folder / path)
+            if not st.S_ISDIR(stat.st_mode):
+                found[path] = stamp(stat)
+    return found
+
+
 def nodes_at(folder: Path, paths: Iterable[str]) -> dict[str, Node | None]:
     """What is at these paths now."""
     found: dict[str, Node | None] = {}
@@ -94,6 +125,12 @@ def nodes_at(folder: Path, paths: Iterable[str]) -> dict[str, Node | None]:
             if is_link or target.is_file():
                 found[path] = Node(os.readlink(target) if is_link else sha256_of(target), is_link)  # noqa: PTH115
     return found
+
+
+def with_parents(path: str) -> list[str]:
+    """`a/b/c` → `a`, `a/b`, `a/b/c`."""
+    parts = path.split("/")
+    return ["/".join(parts[: n + 1]) for n in range(len(parts))]
 
 
 def sha256_of(path: Path) -> str:

@@ -13,23 +13,33 @@ student's, is stored, and where it differs from saved work both stay.
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from datamount.errors import DatamountError, NotFound, Refused, VerificationFailed
+from datamount.errors import NotFound, Unavailable, VerificationFailed
 from datamount.merge import Merged, MergeReport, Node, Other, Read, Tree, merge_trees
 from datamount.session import changing, journal
-from datamount.session.folder import is_a_clone, is_as_recorded, is_clean, nodes_at, sha256_of, work_is_there
+from datamount.session.folder import (
+    is_a_clone,
+    is_as_recorded,
+    is_clean,
+    is_of_the_clone,
+    nodes_at,
+    ours,
+    sha256_of,
+    stamps_at,
+    tree_of,
+    with_parents,
+    work_is_there,
+)
 from datamount.session.journal import Begun
-from datamount.snapshots import Entry, RestoreReport, Version, VersionInfo, Workspace, pristine
+from datamount.session.settling import Settling
+from datamount.snapshots import RestoreReport, Version, VersionInfo, Workspace, pristine
 from datamount.snapshots.excludes import Excludes
 from datamount.snapshots.placing import TEMPORARY
-from datamount.snapshots.scan import printable, scan
+from datamount.snapshots.scan import Stamp, printable, scan, stamp
 from datamount.status import write_atomic
 
 MERGE_FILE = "merge.json"
@@ -54,6 +64,10 @@ class Homecoming:
     """What a newer course, or another session, changed; None when nothing did."""
 
 
+class NotAllBack(Unavailable):
+    """The store went away in the middle, or a file was being written: the folder is not what it should be yet."""
+
+
 def bring_home(
     workspace: Workspace,
     folder: Path,
@@ -64,6 +78,7 @@ def bring_home(
     exclude: Sequence[str] = (),
     max_bytes: int | None = None,
     fresh: bool = False,
+    insist: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Homecoming:
     """Merge the newest version into `folder`, unless the folder already comes from it.
@@ -72,9 +87,10 @@ def bring_home(
     without it, that is found out. A folder that comes from the newest version but has none of the student's files any
     more (a fresh clone at the same place) counts as the course. A version that lost over half of its parent's files
     is passed over. Raises what the store raises while the folder is as it was; a fault of one file is in the report.
-    Safe to repeat after a kill: what stands beside is not doubled.
+    NotAllBack where another try may bring more (unless not to `insist`): the next call goes on with it. Safe to repeat
+    after a kill: what stands beside is not doubled.
     """
-    coming = _Coming(workspace, folder, state_dir, course_ref, image, tuple(exclude), max_bytes, say)
+    coming = _Coming(workspace, folder, state_dir, course_ref, image, tuple(exclude), max_bytes, insist, say)
     return coming.home(fresh=fresh)
 
 
@@ -95,6 +111,7 @@ class _Coming:
     image: str
     exclude: tuple[str, ...]
     max_bytes: int | None
+    insist: bool
     say: Callable[[str], None]
 
     def home(self, *, fresh: bool) -> Homecoming:
@@ -125,12 +142,12 @@ class _Coming:
         basis = None
         if came_from and came_from != version.info.id and not shipped:
             basis = self._basis(came_from)
-        here = self._folder_tree(version, shipped=shipped)
+        here, seen = self._folder_tree(version, shipped=shipped)
         other = SESSION if basis else COURSE if shipped else FOLDER
         merged = self._merge(version, basis, here, other)
         begun = Begun(version.info.id, came_from, before, other.word, here, merged.steps, merged.changes)
         journal.write(self.state_dir, begun)
-        return replace(self._carry_out(begun, version), shrunk=newest.shrunk, damaged=newest.damaged)
+        return replace(self._carry_out(begun, version, seen), shrunk=newest.shrunk, damaged=newest.damaged)
 
     def _say_restoring(self, version: Version) -> None:
         self.say(f"restoring what was saved {version.info.created:%Y-%m-%d %H:%M} UTC")
@@ -150,7 +167,8 @@ class _Coming:
             version = self.workspace.version(begun.version)
         except (NotFound, VerificationFailed):
             return None
-        final = self._final(begun, version)
+        final = begun.final(tree_of(ours(version, self.folder)))
+        seen = stamps_at(self.folder, begun.here.keys() | final.keys())
         now = nodes_at(self.folder, begun.here.keys() | final.keys())
         if any(node not in (begun.here.get(path), final.get(path)) for path, node in now.items()):
             return None
@@ -159,29 +177,19 @@ class _Coming:
             if item.path.rpartition("/")[2].startswith(TEMPORARY):
                 with suppress(OSError):
                     (self.folder / item.path).unlink()
-        return replace(self._carry_out(begun, version, again=True), shrunk=found.shrunk, damaged=found.damaged)
+        return replace(self._carry_out(begun, version, seen, again=True), shrunk=found.shrunk, damaged=found.damaged)
 
     def _is_ours(self, info: VersionInfo, begun: Begun) -> bool:
         """Whether a version is what an earlier launch saved of this very homecoming."""
-        return info.parent == _parent(begun) and info.message == self._message(begun)
-
-    def _final(self, begun: Begun, version: Version) -> dict[str, Node]:
-        """The files and links in the end."""
-        saved = _tree(self._ours(version))
-        return {
-            step.path: Node(hashlib.sha256(step.data).hexdigest(), size=len(step.data))
-            if step.take == "bytes"
-            else (begun.here if step.take == _side(begun) else saved)[step.source]
-            for step in begun.steps or ()
-        }
+        return info.parent == begun.parent and info.message == self._message(begun)
 
     # --- The trees ------------------------------------------------------------------------------------------------
 
     def _merge(self, version: Version, basis: Version | None, here: Tree, other: Other) -> Merged:
-        saved = _tree(self._ours(version))
+        saved = tree_of(ours(version, self.folder))
         ref = version.info.id.rpartition("-")[2] if basis else self.course_ref
         if basis:
-            base = _tree(self._ours(basis))
+            base = tree_of(ours(basis, self.folder))
             return merge_trees(base, here, saved, self._read(basis), self._read_here, self._read(version), ref, other)
         base = _course_tree(version)
         if other is not COURSE:
@@ -196,28 +204,25 @@ class _Coming:
         except (NotFound, VerificationFailed):
             return None
 
-    def _folder_tree(self, version: Version, *, shipped: bool) -> dict[str, Node]:
-        """What is in the folder, without what the version left out on purpose."""
+    def _folder_tree(self, version: Version, *, shipped: bool) -> tuple[dict[str, Node], dict[str, Stamp]]:
+        """What is in the folder, without what the version left out on purpose; and what it looked like then, also of
+        what saves leave out and the version has nevertheless."""
         left_out = {item.path.rstrip("/") for item in version.skipped}
         known = pristine.load_pristine(self.state_dir).files if shipped else {}
         found: dict[str, Node] = {}
-        for item in scan(self.folder, Excludes()).found:
-            if item.is_folder or self._is_git(item.path) or not left_out.isdisjoint(_with_parents(item.path)):
+        items = [item for item in scan(self.folder, Excludes()).found if not item.is_folder]
+        seen = stamps_at(self.folder, {e.path for e in version.entries} - {item.path for item in items})
+        for item in items:
+            if is_of_the_clone(item.path, self.folder) or not left_out.isdisjoint(with_parents(item.path)):
                 continue
-            if not item.is_file:
-                found[item.path] = Node(item.target, is_link=True)
-                continue
-            with suppress(OSError):
-                digest = known.get(item.path) or sha256_of(self.folder / item.path)
-                found[item.path] = Node(digest, size=item.stat.st_size)
-        return found
-
-    def _ours(self, version: Version) -> list[Entry]:
-        """The entries that may be restored here: the repo's own files belong to the clone that is there."""
-        return [entry for entry in version.entries if not self._is_git(entry.path)]
-
-    def _is_git(self, path: str) -> bool:
-        return (path == ".git" or path.startswith(".git/")) and os.path.lexists(self.folder / ".git")
+            with suppress(OSError):  # what cannot be read was not seen, and is not replaced
+                if item.is_file:
+                    digest = known.get(item.path) or sha256_of(self.folder / item.path)
+                    found[item.path] = Node(digest, size=item.stat.st_size)
+                else:
+                    found[item.path] = Node(item.target, is_link=True)
+                seen[item.path] = stamp(item.stat)
+        return found, seen
 
     def _read(self, version: Version) -> Read:
         def read(path: str) -> bytes | None:
@@ -248,56 +253,34 @@ class _Coming:
 
     # --- The folder -----------------------------------------------------------------------------------------------
 
-    def _carry_out(self, begun: Begun, version: Version, *, again: bool = False) -> Homecoming:
-        """Make the folder what was decided, save that, and say what was done. May be repeated (`again`)."""
-        final = self._final(begun, version)
-        self._write_beside(begun, version, final)
-        for path in sorted(begun.here.keys() - final.keys()):
-            changing.remove(self.folder, path)
-        report = self._write_rest(begun, version)
-        if begun.before or final != _tree(self._ours(version)):
-            self._save(self._message(begun), parent=self._landed(begun) if again else _parent(begun))
+    def _carry_out(
+        self, begun: Begun, version: Version, seen: Mapping[str, Stamp], *, again: bool = False
+    ) -> Homecoming:
+        """Make the folder what was decided, save that, and say what was done. May be repeated (`again`).
+
+        A version of a folder that lacks files because the store went away would be the newest, and be restored by the
+        next launch: so there is none, while another try may do better.
+        """
+        saved = tree_of(ours(version, self.folder))
+        final = begun.final(saved)
+        report = Settling(self.workspace, self.folder, begun, version, final, seen).run()
+        if report.again and self.insist:
+            path = report.again[0]
+            raise NotAllBack(
+                f"{len(report.again)} files of the saved work are not back yet, {printable(path)} among them: "
+                f"{report.failed[path]}",
+                hint="What is saved is safe. It is tried again while you work.",
+                who="you",
+                transient=True,
+            )
+        if begun.before or final != saved:
+            self._save(self._message(begun), parent=self._landed(begun) if again else begun.parent)
         elif not report.failed:
             # Nothing but a restore: the next save builds on the version.
             self.workspace.adopt(version, self.folder, self.state_dir)
         merge = self._reported(begun, version, report)
         journal.end(self.state_dir)
         return Homecoming(version, report, begun.before, merge=merge)
-
-    def _write_beside(self, begun: Begun, version: Version, final: Tree) -> None:
-        """First what would be written over or removed in the next step."""
-        for step in begun.steps or ():
-            if step.take != "bytes" and step.source != step.path:
-                self._check_way(step.path)
-                if nodes_at(self.folder, [step.path])[step.path] == final[step.path]:
-                    continue
-                if step.take == _side(begun):
-                    changing.copy(self.folder, step.source, step.path)
-                else:
-                    entry = replace(version.by_path()[step.source], path=step.path)
-                    self.workspace.restore(replace(version, entries=(entry,)), self.folder)
-
-    def _write_rest(self, begun: Begun, version: Version) -> RestoreReport:
-        entries = {entry.path: entry for entry in self._ours(version)}
-        failed: dict[str, str] = {}
-        chosen = []
-        for step in begun.steps or ():
-            if step.take == "bytes":
-                with _noted(step.path, failed):
-                    mode = entries[step.path].mode if step.path in entries else 0o644
-                    changing.write(self.folder, step.path, step.data, mode)
-            elif step.take != _side(begun) and step.source == step.path:
-                chosen.append(entries[step.path])
-        filled = {parent for entry in entries.values() for parent in _with_parents(entry.path)[:-1]}
-        chosen += [entry for path, entry in entries.items() if entry.type == "folder" and path not in filled]
-        report = self.workspace.restore(replace(version, entries=tuple(chosen)), self.folder)
-        return replace(report, failed=report.failed | failed)
-
-    def _check_way(self, path: str) -> None:
-        """Refused when a link is on the way to a path: what is behind it is not the folder's."""
-        for parent in list((self.folder / path).parents)[: path.count("/")]:
-            if parent.is_symlink():
-                raise Refused(f"{printable(path)} is left alone: {printable(parent.name)} is a link.")
 
     def _save(self, message: str, parent: str | None = None) -> str | None:
         saved = self.workspace.save(
@@ -316,8 +299,8 @@ class _Coming:
     def _landed(self, begun: Begun) -> str | None:
         """What to build on: the version that an earlier launch saved at the end, though it was killed then."""
         ids = self.workspace.ids()
-        later = [id for id, seq in ids.items() if seq > ids.get(_parent(begun), 0)]
-        return next((i.id for i in map(self.workspace.header, later) if i and self._is_ours(i, begun)), _parent(begun))
+        later = [id for id, seq in ids.items() if seq > ids.get(begun.parent, 0)]
+        return next((i.id for i in map(self.workspace.header, later) if i and self._is_ours(i, begun)), begun.parent)
 
     def _message(self, begun: Begun) -> str:
         if not begun.changes:
@@ -343,51 +326,15 @@ class _Coming:
         return found
 
 
-@contextmanager
-def _noted(path: str, failed: dict[str, str]) -> Iterator[None]:
-    """Put a fault of one file in a report and go on."""
-    try:
-        yield
-    except DatamountError as error:
-        failed[path] = error.message
-    except OSError as error:
-        failed[path] = error.strerror or str(error)
-
-
-def _tree(entries: Sequence[Entry]) -> dict[str, Node]:
-    """Files and links of a version."""
-    return {
-        e.path: Node(e.target, is_link=True) if e.type == "link" else Node(e.sha256, size=e.size)
-        for e in entries
-        if e.type != "folder"
-    }
-
-
 def _course_tree(version: Version) -> dict[str, Node]:
     """The course as it was when the version was saved, as far as the version says."""
     shipped = {e.path: e.sha256 if e.pristine else e.base for e in version.entries}
     return {path: Node(digest) for path, digest in (dict(version.deleted) | shipped).items() if digest}
 
 
-def _side(begun: Begun) -> Literal["mine", "theirs"]:
-    """Which side of the merge is in the folder."""
-    return "mine" if begun.other == SESSION.word else "theirs"
-
-
-def _parent(begun: Begun) -> str:
-    """What the version at the end builds on."""
-    return begun.before or begun.version
-
-
 def _before(version: str) -> str:
     """The message of the version of what is in the folder."""
     return f"Before restoring {version}"
-
-
-def _with_parents(path: str) -> list[str]:
-    """`a/b/c` → `a`, `a/b`, `a/b/c`."""
-    parts = path.split("/")
-    return ["/".join(parts[: n + 1]) for n in range(len(parts))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datamount.merge import FileChange, Node, Step, Tree
 from datamount.status import write_atomic
@@ -37,6 +37,25 @@ class Begun:
     """What was in the folder."""
     steps: tuple[Step, ...] | None = None
     changes: tuple[FileChange, ...] = ()
+
+    @property
+    def side(self) -> Literal["mine", "theirs"]:
+        """Which side of the merge is in the folder."""
+        return "mine" if self.other == "saved" else "theirs"
+
+    @property
+    def parent(self) -> str:
+        """What the version at the end builds on."""
+        return self.before or self.version
+
+    def final(self, saved: Tree) -> dict[str, Node]:
+        """The files and links in the end; `saved` are those of the saved version."""
+        return {
+            step.path: Node(hashlib.sha256(step.data).hexdigest(), size=len(step.data))
+            if step.take == "bytes"
+            else (self.here if step.take == self.side else saved)[step.source]
+            for step in self.steps or ()
+        }
 
 
 def write(state_dir: Path, begun: Begun) -> None:

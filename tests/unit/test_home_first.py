@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from datamount.errors import Unavailable
-from datamount.objectstore import open_store
-from datamount.snapshots import Workspace, pristine
-from sidecar.__main__ import make_session
+from datamount.objectstore import ObjectStore, open_store
+from datamount.session.settling import Settling
+from datamount.snapshots import RestoreReport, Workspace, pristine
+from sidecar.__main__ import HOME_TRIES, make_session
 from sidecar.session import Session
 from sidecar.settings import Settings
+from tests.stores import Wrapped
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -67,6 +75,99 @@ def test_the_first_save_has_the_earlier_work(tmp_path: Path, workspace: Workspac
     assert {"course.txt", "notes.txt", "new.txt"} <= kept
     assert (tmp_path / "home" / "notes.txt").read_text() == "mine\n"
     assert (tmp_path / "home" / "new.txt").read_text() == "written in this session\n"
+    session.close()
+
+
+class Cut(Wrapped):
+    """A store that answers about versions, and with no content after the first so many `pieces`."""
+
+    def __init__(self, inner: ObjectStore, pieces: float) -> None:
+        super().__init__(inner)
+        self.pieces = pieces
+
+    def around(self, number: int, name: str, key: str, do: Callable[[], T]) -> T:
+        if name in ("get", "stream") and "/versions/" not in key:
+            if self.pieces <= 0:
+                raise Unavailable("the store does not answer.", transient=True)
+            self.pieces -= 1
+        return do()
+
+
+def paths(workspace: Workspace) -> dict[str, bytes]:
+    version = workspace.version("latest")
+    return {e.path: b"".join(workspace.read(version, e.path)) for e in version.entries}
+
+
+@pytest.mark.parametrize("pieces", [0, 1])
+def test_a_store_that_goes_away_in_the_middle(tmp_path: Path, workspace: Workspace, pieces: int) -> None:
+    """While part of the saved work has not come, no version is made that would lack it; it comes when the store is
+    there again, beside what was written meanwhile."""
+    (tmp_path / "earlier" / "large.bin").write_bytes(bytes(range(256)) * (20 << 10))
+    (tmp_path / "earlier" / "course.txt").write_text("shipped, and worked on\n")
+    workspace.save(tmp_path / "earlier", state_dir=tmp_path / "earlier-state")
+    before = paths(workspace)
+    cut = Cut(workspace.store, pieces)
+    session = relaunched(tmp_path, Workspace(cut, workspace.owner, workspace.course), failures=0)
+    pristine.record(tmp_path / "home", tmp_path / "state")
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="not back yet"):
+            session.save().result(30)
+    (tmp_path / "home" / "meanwhile.txt").write_text("typed\n")
+    cut.pieces = math.inf
+    session.save().result(30)
+    kept = paths(workspace)
+    assert before.items() <= kept.items()
+    assert (kept["new.txt"], kept["meanwhile.txt"]) == (b"written in this session\n", b"typed\n")
+    session.close()
+
+
+def test_what_never_comes_does_not_stop_saving(tmp_path: Path, workspace: Workspace) -> None:
+    """After a few tries what came has to do, and new work is saved again."""
+    session = relaunched(tmp_path, Workspace(Cut(workspace.store, 0), workspace.owner, workspace.course), failures=0)
+    for _ in range(HOME_TRIES):
+        with pytest.raises(Unavailable, match="not back yet"):
+            session.save().result(30)
+    session.save().result(30)
+    assert paths(workspace)["new.txt"] == b"written in this session\n"
+    session.close()
+
+
+def test_saved_work_comes_without_being_asked_for(
+    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session whose store did not answer at first brings the work back by itself, with nothing changed or clicked."""
+    monkeypatch.setattr("sidecar.session.AGAIN", 0.05)
+    session = relaunched(tmp_path, workspace, failures=2)
+    session.start()
+    until = time.monotonic() + 30
+    while session.state().state != "saved" and time.monotonic() < until:
+        time.sleep(0.02)
+    assert (session.state().state, session.state().error) == ("saved", None)
+    assert (tmp_path / "home" / "notes.txt").read_text() == "mine\n"
+    session.close()
+
+
+def test_what_is_written_while_work_comes_back_stays(
+    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that the student saves between the decision and its replacement is not replaced: it is decided anew."""
+    (tmp_path / "earlier" / "course.txt").write_text("mine, of the time before\n")
+    workspace.save(tmp_path / "earlier", state_dir=tmp_path / "earlier-state")
+    session = relaunched(tmp_path, workspace, failures=0)
+    original, edits = Settling.run, ["mine, typed just now\n"]
+
+    def meanwhile(self: Settling) -> RestoreReport:
+        if edits:
+            (tmp_path / "home" / "course.txt").write_text(edits.pop())
+        return original(self)
+
+    monkeypatch.setattr(Settling, "run", meanwhile)
+    with pytest.raises(Unavailable, match=r"course\.txt is left as it is"):
+        session.save().result(30)
+    assert (tmp_path / "home" / "course.txt").read_text() == "mine, typed just now\n"
+    session.save().result(30)
+    kept = {path: data for path, data in paths(workspace).items() if path.startswith("course")}
+    assert set(kept.values()) == {b"mine, of the time before\n", b"mine, typed just now\n"}
     session.close()
 
 
