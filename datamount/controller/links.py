@@ -52,7 +52,8 @@ def address(session: PodSession, hub_url: str | None) -> str | None:
             path = quote(here.removesuffix(KEY), safe="")
             return f"{host.rstrip('/')}/{session.launch}?urlpath={path}{KEY}"
     if hub_url and not session.launch:
-        return f"{hub_url.rstrip('/')}/hub/user-redirect/{here}"
+        # A form to sign in loses what is after the "#" and keeps the query: so a panel can tell that a key is missing.
+        return f"{hub_url.rstrip('/')}/hub/user-redirect/{here.replace('#', f'?{LINK_NAME}=link#')}"
     return None
 
 

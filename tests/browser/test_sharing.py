@@ -39,9 +39,11 @@ def test_resume_in_another_browser(
     violations: Callable[..., list[str]],
 ) -> None:
     """The first save gives a link, kept by the browser too. In another browser it shows what it would change; nothing
-    happens until that is confirmed, then the work is here. The key is gone from the address."""
+    happens until that is confirmed, then the work is here, and Undo gives back what was. The key is gone from the
+    address."""
     python = environment("jupyterlab>=4")
     one, two = pods(tmp_path)
+    (one.work / "made.txt").write_text("of the session before")
     with sidecar(one.folder, anonymous, "org-course-x1"), one.jupyter(python, "jupyterlab") as jupyter:
         ada = student(jupyter)
         ada.open("lab/tree/lesson.ipynb")
@@ -57,7 +59,11 @@ def test_resume_in_another_browser(
     (two.work / "own.txt").write_text("of this session")
     with sidecar(two.folder, anonymous, "org-course-x2"), two.jupyter(python, "jupyterlab") as jupyter:
         other = student(jupyter)
-        other.open("lab/tree/lesson.ipynb", key=key)
+        # As from a hub's form to sign in, which keeps the query only.
+        other.open("lab/tree/lesson.ipynb?datamount=link")
+        other.page.get_by_text("Open it once more, the whole of it").wait_for()
+        other.shot("key-lost")
+        other.open("lab/tree/lesson.ipynb?datamount=link", key=key)
         other.dialog().get_by_text("Replaced by what they were then (1)").wait_for()
         expect(other.dialog().get_by_role("list", name="Stay as they are")).to_contain_text("own.txt")
         assert key not in other.page.url
@@ -83,6 +89,10 @@ def test_resume_in_another_browser(
         other.shot("resumed")
         assert "# mine" in (two.work / "lesson.ipynb").read_text()
         assert (two.work / "own.txt").read_text() == "of this session"
+        other.page.get_by_role("button", name="Undo", exact=True).click()
+        other.page.get_by_text("Undone: 1 file is as it was. 1 file that was not there before stays.").wait_for()
+        assert "# mine" not in (two.work / "lesson.ipynb").read_text()
+        assert (two.work / "made.txt").read_text() == "of the session before"
 
 
 def test_a_share_is_read_only(
@@ -105,7 +115,9 @@ def test_a_share_is_read_only(
         links = ada.page.get_by_role("list", name="Links that are valid")
         expect(links.locator("li")).to_have_count(1)
         expect(ada.page.get_by_text("https://hub.example.edu/dm/s/dms_")).to_be_visible()
-        link = ada.page.get_by_text("https://hub.example.edu/hub/user-redirect/lab#datamount=dms_").inner_text()
+        link = ada.page.get_by_text(
+            "https://hub.example.edu/hub/user-redirect/lab?datamount=link#datamount=dms_"
+        ).inner_text()
         ada.page.locator("#datamount-history").evaluate("panel => panel.scrollTo(0, panel.scrollHeight)")
         ada.shot("link")
         assert violations(ada, "#datamount-history") == []
@@ -135,6 +147,12 @@ def test_a_share_is_read_only(
             stored = bob.jupyter.datamount("GET", f"snapshots/{tried['id']}/files/lesson.ipynb")
             assert "# tried by Bob" in stored.text
             bob.shot("back")
+            # Where a sign-in lost the key on the way, the link can be pasted.
+            field = bob.history_panel().get_by_label("Link to work that somebody shared")
+            field.fill(link)
+            bob.page.get_by_role("button", name="Show what it holds").click()
+            bob.dialog().get_by_text("In place of my files").wait_for()
+            bob.dialog().get_by_role("button", name="Not now").click()
         links.get_by_role("button", name="End the link").click()
         expect(links).to_have_count(0)
 
@@ -167,6 +185,8 @@ def test_links_on_the_page(
         bob.page.get_by_text("Your own files are back.").wait_for()
         assert "of Ada" not in (two.work / "lesson.ipynb").read_text()
         bob.page.get_by_role("button", name="Make a read-only link").click()
-        bob.page.get_by_text("https://hub.example.edu/hub/user-redirect/datamount/#datamount=dms_").wait_for()
+        bob.page.get_by_text(
+            "https://hub.example.edu/hub/user-redirect/datamount/?datamount=link#datamount=dms_"
+        ).wait_for()
         bob.shot("given")
         assert violations(bob) == []

@@ -45,7 +45,7 @@ def test_a_key_is_looked_at_before_it_is_taken(site: GatewaySite, tmp_path: Path
         given = api.get("/resume").json()
         quota = api.get("/status").json()["save"]["quota"]
     assert (quota["per"], quota["near"], quota["used"] > 0) == ("work", False, True)
-    assert given["link"] == f"https://hub.example.edu/hub/user-redirect/lab#datamount={given['key']}"
+    assert given["link"] == f"https://hub.example.edu/hub/user-redirect/lab?datamount=link#datamount={given['key']}"
     work = begin(tmp_path / "two", report="begun anew", mine="mine")
     with sidecar(tmp_path / "two", site, "org-course-x2") as api:
         before = read(work)

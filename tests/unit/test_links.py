@@ -32,7 +32,7 @@ def test_a_link_launches_the_course_and_hands_the_key_on() -> None:
     assert made is not None
     assert made.startswith("https://mine.example.edu/v2/gh/org/course/main?urlpath=lab%23datamount%3D")
     made = link(address(ADA, "https://hub.example.edu/j/"), SECRET)
-    assert made == f"https://hub.example.edu/j/hub/user-redirect/lab#datamount={SECRET}"
+    assert made == f"https://hub.example.edu/j/hub/user-redirect/lab?datamount=link#datamount={SECRET}"
     assert link(address(ADA, None), SECRET) is None
 
 

@@ -8,9 +8,13 @@ const byId = id => document.getElementById(id);
 class Problem extends Error {}
 
 const KEY = /dm[ks]_[A-Za-z0-9_-]{43}/;
+const SHARE = /dms_[A-Za-z0-9_-]{43}/;
+let good = KEY;
 // The key with which this page was opened, taken out of the address at once: no bookmark shall hold it.
 const arrived = (location.hash.match(/^#datamount=(dm[ks]_[A-Za-z0-9_-]{43})$/) || [])[1];
-if (location.hash.startsWith('#datamount=')) history.replaceState(null, '', location.pathname + location.search);
+// In the query of links: a form to sign in keeps that, and loses the key.
+const linked = location.hash.startsWith('#datamount=') || /[?&]datamount=link(&|$)/.test(location.search);
+if (linked) history.replaceState(null, '', location.pathname);
 
 async function call(path, body, headers = {}) {
   const request = { credentials: 'same-origin', headers: { ...headers } };
@@ -47,6 +51,13 @@ function row(...cells) {
     made.append(td);
   }
   return made;
+}
+
+// The student's own time as part of a file's name: "2026-11-22-1403".
+function stamp(text) {
+  const then = new Date(text);
+  const here = new Date(then.getTime() - then.getTimezoneOffset() * 60000).toISOString();
+  return here.slice(0, 16).replace('T', '-').replace(':', '');
 }
 
 const time = text => new Date(text).toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' });
@@ -152,15 +163,20 @@ const note = (version, versions) => version.message.replace(/\b\d{8,}-[0-9a-f]{8
   return named ? time(named.time) : id;
 });
 
+// So many versions at first; each further look shows twice as many. The API gives no more than the most.
+let limit = 100;
+const MOST = 10000;
+
 async function showHistory() {
   let versions;
   try {
-    versions = await call('snapshots');
+    versions = await call(`snapshots?limit=${Math.min(limit + 1, MOST)}`);
   } catch (error) {
     notice(error);
     return;
   }
-  const rows = versions.map(version => {
+  byId('older').hidden = versions.length <= limit;
+  const rows = versions.slice(0, limit).map(version => {
     const restore = element('button', 'Restore …', { type: 'button', className: 'plain' });
     restore.setAttribute('aria-label', `Restore the version of ${time(version.time)}`);
     restore.addEventListener('click', () => bringBack(version));
@@ -197,7 +213,7 @@ async function bringBack(version) {
 }
 
 // Links end in lab; this page is for sessions that have none.
-const here = link => link && link.replace(/([=/])lab(#|%23)/, (_, before, hash) => `${before}datamount${before === '=' ? '%2F' : '/'}${hash}`);
+const here = link => link && link.replace(/([=/])lab(\?|#|%23)/, (_, before, hash) => `${before}datamount${before === '=' ? '%2F' : '/'}${hash}`);
 
 async function showSharing() {
   let found;
@@ -208,7 +224,10 @@ async function showSharing() {
   }
   byId('sharing').hidden = found.kind === 'store';
   byId('resume').hidden = !found.key;
-  byId('open').hidden = Boolean(found.key);
+  // Who has work of their own here only looks at that of others.
+  const begun = found.kind === 'user' || found.key;
+  good = begun ? SHARE : KEY;
+  byId('open').querySelector('label').textContent = begun ? 'Link to work that somebody shared' : 'Key or link of earlier or shared work';
   byId('copy-resume').onclick = () => copy(here(found.link) || found.key, byId('copy-resume'));
 }
 
@@ -253,7 +272,7 @@ async function offer(key) {
     const found = await call('shared', { secret: key, dry_run: true });
     const place = await ask('Look at shared work?', found, 'Show it', true);
     if (place === null) return;
-    const into = place ? `shared-${found.version.id}` : null;
+    const into = place ? `shared-${stamp(found.version.time)}` : null;
     await call('shared', { secret: key, into });
     notice(into ? `The shared files are in the folder ${into}.` : 'You see shared work, read-only. Open documents: load them again from their files.');
     return;
@@ -297,11 +316,16 @@ byId('save').addEventListener('submit', event => {
   });
 });
 
+byId('older').addEventListener('click', () => {
+  limit *= 2;
+  showHistory();
+});
+
 byId('open').addEventListener('submit', event => {
   event.preventDefault();
-  const key = KEY.exec(byId('key').value);
+  const key = good.exec(byId('key').value);
   act(async () => {
-    if (!key) throw new Problem('This is neither a key nor a link. Copy the whole of it.');
+    if (!key) throw new Problem('There is no such key in this text. Copy the whole of the link.');
     await offer(key[0]);
     byId('key').value = '';
   });
@@ -342,12 +366,14 @@ function listen() {
     else await call('status').then(show, () => undefined);
   }, 10000);
   events.addEventListener('error', async () => {
-    if (events && events.readyState !== EventSource.CLOSED) return;
+    if (events !== stream) return;
+    // Not left to the browser to try again: what the page says must not outlive the connection.
+    stream.close();
     events = undefined;
     try {
       show(await call('status'));
     } catch (error) {
-      byId('state').textContent = error.message;
+      byId('state').textContent = `⚠ ${error.message}`;
     }
     setTimeout(listen, 5000);
   });
@@ -364,3 +390,4 @@ document.addEventListener('visibilitychange', () => {
 });
 listen();
 if (arrived) act(() => offer(arrived));
+else if (linked) notice('The key of your link is missing: signing in may have lost it. Open it once more, the whole of it.');

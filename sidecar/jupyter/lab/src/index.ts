@@ -110,6 +110,10 @@ const plugin: JupyterFrontEndPlugin<void> = {
 async function welcome(app: JupyterFrontEnd, actions: Actions): Promise<void> {
   const { resumption, trans, model } = actions;
   await app.restored;
+  if (arrived === '') {
+    const lost = trans.__('The key of your link is missing: signing in may have lost it. Open it once more, the whole of it.');
+    Notification.warning(lost, { autoClose: false });
+  }
   await new Promise<void>(resolve => {
     const look = () => {
       if (resumption.found) {

@@ -6,23 +6,29 @@ const NAME = 'datamount';
 const KEY = /^dm[ks]_[A-Za-z0-9_-]{43}$/;
 const STORED = 'datamount:work-key:';
 
+/** Stands in the query of links: what is after the `#` does not outlive a form to sign in, the query does. */
+const MARK = `${NAME}=link`;
+
 /**
  * The key with which this page was opened, taken out of the address before Jupyter looks at it: neither a bookmark
- * nor what the student copies from the address bar shall hold it.
+ * nor what the student copies from the address bar shall hold it. Empty where a link came here without its key, or
+ * with half of it; null where no link did.
  */
 export const arrived = take();
 
 function take(): string | null {
-  const parts = window.location.hash.slice(1).split('&');
-  const mine = parts.find(part => part.startsWith(`${NAME}=`));
-  if (mine === undefined) {
+  const { pathname, search, hash } = window.location;
+  const asked = search.slice(1).split('&');
+  const said = hash.slice(1).split('&');
+  const mine = said.find(part => part.startsWith(`${NAME}=`));
+  if (mine === undefined && !asked.includes(MARK)) {
     return null;
   }
-  const rest = parts.filter(part => part !== mine).join('&');
-  const { pathname, search } = window.location;
-  window.history.replaceState(window.history.state, '', pathname + search + (rest && `#${rest}`));
-  const key = mine.slice(NAME.length + 1);
-  return KEY.test(key) ? key : null;
+  const query = asked.filter(part => part !== MARK).join('&');
+  const rest = said.filter(part => part !== mine).join('&');
+  window.history.replaceState(window.history.state, '', pathname + (query && `?${query}`) + (rest && `#${rest}`));
+  const key = mine?.slice(NAME.length + 1) ?? '';
+  return KEY.test(key) ? key : '';
 }
 
 export function isShare(key: string): boolean {
@@ -36,7 +42,7 @@ export function ofThisHub(key: string): string | null {
     return null;
   }
   const host = PageConfig.getOption('hubHost') || window.location.origin;
-  return `${host}${hub.replace(/\/*$/, '/')}user-redirect/lab#${NAME}=${key}`;
+  return `${host}${hub.replace(/\/*$/, '/')}user-redirect/lab?${MARK}#${NAME}=${key}`;
 }
 
 /** Remember the key of a course in this browser, so that its next anonymous session can offer it. */

@@ -17,6 +17,14 @@ interface IProps {
   panel: Panel;
 }
 
+interface IPasteProps {
+  label: string;
+  initial?: string;
+  /** Of the keys that are good here. */
+  pattern: RegExp;
+  actions: Actions;
+}
+
 export function Sharing({ actions, panel }: IProps): JSX.Element | null {
   const { model, resumption } = actions;
   useSignal(resumption.changed);
@@ -28,6 +36,9 @@ export function Sharing({ actions, panel }: IProps): JSX.Element | null {
     <>
       {found.kind === 'work-key' && <Resume resume={found} actions={actions} />}
       <Links actions={actions} panel={panel} />
+      {(found.kind === 'user' || found.key) && (
+        <Paste label={actions.trans.__('Link to work that somebody shared')} pattern={/dms_[A-Za-z0-9_-]{43}/} actions={actions} />
+      )}
     </>
   );
 }
@@ -36,14 +47,6 @@ export function Sharing({ actions, panel }: IProps): JSX.Element | null {
 function Resume({ resume, actions }: { resume: IResumeKey; actions: Actions }): JSX.Element {
   const { trans, model } = actions;
   const known = resume.key ? '' : kept(model.status?.save.course ?? '');
-  const [key, setKey] = React.useState(known);
-  const go = async (event: React.FormEvent) => {
-    event.preventDefault();
-    // A whole link will do.
-    if (await actions.offer(/dm[ks]_[A-Za-z0-9_-]{43}/.exec(key)?.[0] ?? key.trim())) {
-      setKey('');
-    }
-  };
   const link = resume.key && (resume.link ?? ofThisHub(resume.key));
   return (
     <section aria-label={trans.__('Come back later')}>
@@ -64,26 +67,51 @@ function Resume({ resume, actions }: { resume: IResumeKey; actions: Actions }): 
         </p>
       )}
       {!resume.key && (
-        <form className="dm-Form" onSubmit={event => void go(event)}>
-          <label>
-            {known
+        <Paste
+          label={
+            known
               ? trans.__('This browser has a key of earlier work in this course')
-              : trans.__('Key or link of earlier work in this course')}
-            <input
-              className="dm-Input"
-              type="password"
-              autoComplete="off"
-              value={key}
-              onChange={event => setKey(event.target.value)}
-              data-lm-suppress-shortcuts="true"
-            />
-          </label>
-          <button type="submit" className="dm-Button" disabled={!key.trim() || model.busy}>
-            {trans.__('Show what it holds')}
-          </button>
-        </form>
+              : trans.__('Key or link of earlier work, or of work that was shared')
+          }
+          initial={known}
+          pattern={/dm[ks]_[A-Za-z0-9_-]{43}/}
+          actions={actions}
+        />
       )}
     </section>
+  );
+}
+
+/** A field for a link or key that was copied: a sign-in on the way may have lost what its link said. */
+function Paste({ label, initial = '', pattern, actions }: IPasteProps): JSX.Element {
+  const { trans, model } = actions;
+  const [text, setText] = React.useState(initial);
+  const go = async (event: React.FormEvent) => {
+    event.preventDefault();
+    const key = pattern.exec(text)?.[0];
+    if (!key) {
+      actions.tell('warning', trans.__('There is no such key in this text. Copy the whole of the link.'));
+    } else if (await actions.offer(key)) {
+      setText('');
+    }
+  };
+  return (
+    <form className="dm-Form" onSubmit={event => void go(event)}>
+      <label>
+        {label}
+        <input
+          className="dm-Input"
+          type="password"
+          autoComplete="off"
+          value={text}
+          onChange={event => setText(event.target.value)}
+          data-lm-suppress-shortcuts="true"
+        />
+      </label>
+      <button type="submit" className="dm-Button" disabled={!text.trim() || model.busy}>
+        {trans.__('Show what it holds')}
+      </button>
+    </form>
   );
 }
 
