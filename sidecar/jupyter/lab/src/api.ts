@@ -5,6 +5,8 @@ import { ServerConnection } from '@jupyterlab/services';
 
 /** An RFC 9457 problem document. */
 export interface IProblem {
+  /** Of our own documents: "urn:datamount:problem:…". */
+  type?: string;
   title?: string;
   status?: number;
   detail: string;
@@ -253,8 +255,9 @@ export class Client {
     }
   }
 
-  snapshots(): Promise<ISnapshot[]> {
-    return this.json('snapshots');
+  /** The newest versions, so many. */
+  snapshots(limit: number): Promise<ISnapshot[]> {
+    return this.json(`snapshots?limit=${limit}`);
   }
 
   snapshot(id: string): Promise<ISnapshotDetail> {

@@ -6,7 +6,7 @@ import React from 'react';
 
 import type { IPreview, ISnapshot } from './api';
 import { Changes } from './preview';
-import { moment, size } from './words';
+import { moment, size, stamp } from './words';
 
 /** Ask whether to go on with saved work here. */
 export async function askResume(version: ISnapshot, preview: IPreview, trans: TranslationBundle): Promise<boolean> {
@@ -37,7 +37,7 @@ export async function askShow(
   preview: IPreview,
   trans: TranslationBundle
 ): Promise<string | null> {
-  const folder = `shared-${version.time.slice(0, 16).replace('T', '-').replace(':', '')}`;
+  const folder = `shared-${stamp(version.time)}`;
   const body = new Place(version, preview, folder, trans);
   const answer = await showDialog({
     title: trans.__('Look at shared work?'),

@@ -26,6 +26,17 @@ export interface INotice {
   undo?: { version: string; paths: string[] };
 }
 
+/** What the API takes in one request: so many paths, so many bytes. */
+const MOST_PATHS = 1000;
+const MOST_BYTES = 60000;
+const NOTHING = { restored: [], unchanged: 0, failed: [], not_stored: [], bytes: 0 };
+
+/** Whether a request can name these paths; names that are not UTF-8 come as something else than they are. */
+function sendable(paths: string[]): boolean {
+  const text = JSON.stringify(paths);
+  return paths.length <= MOST_PATHS && new Blob([text]).size <= MOST_BYTES && !text.includes('\ufffd');
+}
+
 export class Actions {
   constructor(
     readonly model: SessionModel,
@@ -62,10 +73,12 @@ export class Actions {
       return false;
     }
     try {
-      await this.model.client.save(message);
+      // Before it: what is written while it saves may be too late for it.
       this.model.setWritten(false);
+      await this.model.client.save(message);
       return true;
     } catch (error) {
+      this.model.setWritten(true);
       this.tell('error', trans.__('Not saved: %1', briefly(error, trans)));
       return false;
     }
@@ -141,11 +154,20 @@ export class Actions {
   /** Take the last restore back. That, too, saves what is there first. */
   async undo(): Promise<void> {
     const undo = this.notice?.undo;
-    if (undo) {
-      const done = await this._replace(() => this.model.client.restore(undo.version, undo.paths));
-      if (done) {
-        this._note(done);
-      }
+    if (!undo) {
+      return;
+    }
+    const { client } = this.model;
+    let stay = 0;
+    const done = await this._replace(async () => {
+      const { entries } = await client.snapshot(undo.version);
+      const before = new Set(entries.map(entry => entry.path));
+      const paths = undo.paths.filter(path => before.has(path));
+      stay = undo.paths.length - paths.length;
+      return paths.length ? client.restore(undo.version, sendable(paths) ? paths : []) : { ...NOTHING, undo: undo.version };
+    });
+    if (done) {
+      this._note(done, undefined, stay);
     }
   }
 
@@ -267,12 +289,13 @@ export class Actions {
       });
       wait.launch().catch(() => undefined);
       try {
+        this.model.setWritten(false);
         const done = await work();
         await this.documents.revert(done?.restored ?? []);
-        this.model.setWritten(false);
         this.look();
         return done;
       } catch (error) {
+        this.model.setWritten(true);
         this.tell('error', trans.__('Not restored: %1', reason(error, trans)));
         return null;
       } finally {
@@ -281,12 +304,17 @@ export class Actions {
     });
   }
 
-  private _note(done: IRestored, undo?: INotice['undo']): void {
+  /** `stay`: how many files an Undo left where a restore had put them. */
+  private _note(done: IRestored, undo?: INotice['undo'], stay = 0): void {
     const { trans } = this;
     const first = undo
       ? trans._n('%1 file restored.', '%1 files restored.', done.restored.length)
       : trans._n('Undone: %1 file is as it was.', 'Undone: %1 files are as they were.', done.restored.length);
-    this._noteText(this._said(done, first), done.restored, done.restored.length ? undo : undefined);
+    const added = stay
+      ? trans._n('%1 file that was not there before stays.', '%1 files that were not there before stay.', stay)
+      : '';
+    const text = [this._said(done, first), added].filter(Boolean).join(' ');
+    this._noteText(text, done.restored, done.restored.length ? undo : undefined);
   }
 
   private _noteText(text: string, files: string[], undo?: INotice['undo']): void {

@@ -9,7 +9,7 @@ import { SIGNS } from './icons';
 import { Copy, Folded, Panel } from './panel';
 import { useModel } from './react';
 import { LANGUAGES, Language, snippet } from './snippets';
-import { Mood, explain, moment, size } from './words';
+import { Mood, describe, explain, moment, size } from './words';
 
 const MOODS: Record<IDataset['state'], Mood> = {
   ready: 'good',
@@ -29,7 +29,7 @@ export function Data({ actions, panel }: { actions: Actions; panel: Panel }): JS
     <>
       <h2>{trans.__('Data')}</h2>
       {model.link !== 'connected' && (
-        <p>{model.problem ? explain(model.problem, trans) : trans.__('Nothing is known of the data yet.')}</p>
+        <p>{model.link === 'asking' ? trans.__('Nothing is known of the data yet.') : describe(model, trans).long}</p>
       )}
       {data?.error && (
         <p className="dm-Fault" role="alert">

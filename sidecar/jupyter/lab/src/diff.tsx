@@ -95,9 +95,8 @@ function Lines({ lines, trans }: { lines: string[]; trans: TranslationBundle }):
     <pre>
       {lines.map((line, at) =>
         line.startsWith('@@') ? (
-          <div key={at} className="dm-Diff-gap">
-            ⋯
-          </div>
+          // Nothing is left out before the first line.
+          !/^@@ -[01]\b/.test(line) && <div key={at}>⋯</div>
         ) : (
           <div key={at} data-sign={line[0]}>
             <span aria-hidden="true">{line[0]} </span>

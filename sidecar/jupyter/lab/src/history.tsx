@@ -13,6 +13,11 @@ import { Sharing } from './sharing';
 import { Version } from './version';
 import { briefly, day, describe, explain, moment, reason, taken } from './words';
 
+/** So many at first; each further look shows twice as many. */
+const FIRST_VERSIONS = 100;
+/** The API gives no more. */
+const MOST_VERSIONS = 10000;
+
 interface IProps {
   actions: Actions;
   panel: Panel;
@@ -22,7 +27,7 @@ interface IProps {
 export function History({ actions, panel, rendermime }: IProps): JSX.Element {
   const { model, trans } = actions;
   useModel(model);
-  const { versions, fault } = useVersions(actions, panel);
+  const { versions, more, fault } = useVersions(actions, panel);
   return (
     <>
       <h2>{trans.__('Saved work')}</h2>
@@ -30,7 +35,7 @@ export function History({ actions, panel, rendermime }: IProps): JSX.Element {
       <Shown actions={actions} />
       <Notice actions={actions} />
       <Merged actions={actions} rendermime={rendermime} />
-      <h2>{trans.__('History')}</h2>
+      {(versions || fault) && <h2>{trans.__('History')}</h2>}
       {fault && (
         <p className="dm-Fault" role="alert">
           {fault}
@@ -47,6 +52,11 @@ export function History({ actions, panel, rendermime }: IProps): JSX.Element {
           </ul>
         </section>
       ))}
+      {more && (
+        <button type="button" className="dm-Button" onClick={more}>
+          {trans.__('Show older versions')}
+        </button>
+      )}
       <Sharing actions={actions} panel={panel} />
     </>
   );
@@ -199,11 +209,20 @@ function Notice({ actions }: { actions: Actions }): JSX.Element {
   );
 }
 
+interface IVersions {
+  /** The newest; null until they are known. */
+  versions: ISnapshot[] | null;
+  /** Shows older ones, where there are any. */
+  more: (() => void) | null;
+  fault: string;
+}
+
 /** The versions, read again when one was saved, and when the panel comes into view. */
-function useVersions(actions: Actions, panel: Panel): { versions: ISnapshot[] | null; fault: string } {
+function useVersions(actions: Actions, panel: Panel): IVersions {
   const { model, trans } = actions;
   const [versions, setVersions] = React.useState<ISnapshot[] | null>(null);
   const [fault, setFault] = React.useState('');
+  const [limit, setLimit] = React.useState(FIRST_VERSIONS);
   const connected = model.link === 'connected';
   React.useEffect(() => {
     let asked = 0;
@@ -213,7 +232,7 @@ function useVersions(actions: Actions, panel: Panel): { versions: ISnapshot[] | 
       }
       const number = ++asked;
       try {
-        const found = await model.client.snapshots();
+        const found = await model.client.snapshots(Math.min(limit + 1, MOST_VERSIONS));
         if (number === asked) {
           setVersions(found);
           setFault('');
@@ -233,8 +252,9 @@ function useVersions(actions: Actions, panel: Panel): { versions: ISnapshot[] | 
       model.saved.disconnect(again);
       panel.shown.disconnect(again);
     };
-  }, [connected]);
-  return { versions, fault };
+  }, [connected, limit]);
+  const more = versions && versions.length > limit ? () => setLimit(limit * 2) : null;
+  return { versions: versions && versions.slice(0, limit), more, fault };
 }
 
 function byDay(versions: ISnapshot[]): ISnapshot[][] {

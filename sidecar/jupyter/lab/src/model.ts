@@ -6,9 +6,9 @@ import { ApiError, Client, IProblem, IStatus } from './api';
 
 /**
  * How well we know. "asking": not yet; "connected": `status` is the truth; "absent": this session has no sidecar
- * (`problem` says why); "lost": the Jupyter server does not answer.
+ * (`problem` says why); "signed-out": the Jupyter server wants a login first; "lost": it does not answer.
  */
-export type Link = 'asking' | 'connected' | 'absent' | 'lost';
+export type Link = 'asking' | 'connected' | 'absent' | 'signed-out' | 'lost';
 
 /** Milliseconds within which the sidecar has noticed a change of a file, in the largest folders. */
 const LOOKS_AT_LEAST_EVERY = 40000;
@@ -22,6 +22,8 @@ const SILENCE = 45000;
 const ASK_EVERY = 5000;
 const ASK_TIMES = 24;
 const FIRST_PAUSE = 1000;
+/** Nobody answered, or a hub or proxy in the place of a Jupyter server that is gone. */
+const SERVER_AWAY = [0, 424, 502, 503, 504];
 const LONGEST_PAUSE = 30000;
 
 export class SessionModel {
@@ -34,8 +36,14 @@ export class SessionModel {
         this._wake?.();
       }
     });
-    // The time that is left changes although nothing else does.
-    window.setInterval(() => this.minutesLeft() !== null && this._changed.emit(), TICK);
+    // Time passes although nothing else changes: "saved 14:03" must not be read as today's tomorrow.
+    window.setInterval(() => {
+      const today = new Date().toDateString();
+      if (today !== this._today || this.minutesLeft() !== null) {
+        this._today = today;
+        this._changed.emit();
+      }
+    }, TICK);
     void this._follow();
   }
 
@@ -111,6 +119,18 @@ export class SessionModel {
     this._changed.emit();
   }
 
+  private _fail(error: unknown): void {
+    const { status, problem } = error instanceof ApiError ? error : { status: 0, problem: null };
+    const ours = !!problem?.type?.startsWith('urn:datamount:');
+    if (!ours && (status === 401 || status === 403)) {
+      this._set('signed-out');
+    } else if (!ours && SERVER_AWAY.includes(status)) {
+      this._set('lost');
+    } else {
+      this._set('absent', problem);
+    }
+  }
+
   private async _follow(): Promise<void> {
     let pause = FIRST_PAUSE;
     for (;;) {
@@ -131,12 +151,7 @@ export class SessionModel {
         if (document.hidden) {
           continue;
         }
-        const known = error instanceof ApiError;
-        if (known && error.status !== 0) {
-          this._set('absent', error.problem);
-        } else {
-          this._set('lost');
-        }
+        this._fail(error);
         pause = Math.min(LONGEST_PAUSE, pause * 2);
       }
       await this._sleep(pause);
@@ -154,6 +169,9 @@ export class SessionModel {
     let watch = window.setTimeout(silent, FIRST_WORD);
     try {
       const answer = await this.client.response('events', { headers, signal: stream.signal });
+      if (!answer.headers.get('Content-Type')?.startsWith('text/event-stream')) {
+        throw new ApiError({ detail: 'This is not the Jupyter server.' }, 0); // the login page of something before it
+      }
       await this._read(answer.body!.getReader(), () => {
         window.clearTimeout(watch);
         watch = window.setTimeout(silent, SILENCE);
@@ -220,6 +238,7 @@ export class SessionModel {
   private _changed = new Signal<this, void>(this);
   private _saved = new Signal<this, void>(this);
   private _looks = 0;
+  private _today = new Date().toDateString();
   private _silent = false;
   private _stream: AbortController | null = null;
   private _wake: (() => void) | null = null;

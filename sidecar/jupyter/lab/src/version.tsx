@@ -44,7 +44,7 @@ export function Version({ version, versions, actions }: IProps): JSX.Element {
 
 function Content({ version, versions, actions }: IProps): JSX.Element {
   const { model, trans } = actions;
-  const [against, setAgainst] = React.useState(version.parent ?? '');
+  const [against, setAgainst] = React.useState('');
   const [changes, setChanges] = React.useState<IDifference[] | null>(null);
   const [detail, setDetail] = React.useState<ISnapshotDetail | null>(null);
   const [fault, setFault] = React.useState('');
@@ -74,7 +74,8 @@ function Content({ version, versions, actions }: IProps): JSX.Element {
     setChosen(next);
   };
   const [own, gits] = withoutGit(changes ?? [], change => change.path);
-  const others = versions.filter(other => other.id !== version.id);
+  const before = versions.find(other => other.id === version.parent);
+  const others = versions.filter(other => other.id !== version.id && other !== before);
   return (
     <div className="dm-Version-content">
       <div className="dm-Row">
@@ -95,16 +96,14 @@ function Content({ version, versions, actions }: IProps): JSX.Element {
           {trans.__('Download as zip')}
         </button>
       </div>
-      {others.length > 0 && (
+      {versions.length > 1 && (
         <label>
           {trans.__('Compare with')}
           <select className="dm-Input" value={against} onChange={event => setAgainst(event.target.value)}>
-            {!version.parent && <option value="">{trans.__('nothing (this is the first version)')}</option>}
+            <option value="">{beforeIt(version, before, trans)}</option>
             {others.map(other => (
               <option key={other.id} value={other.id}>
-                {other.id === version.parent
-                  ? trans.__('the version before (%1)', moment(other.time))
-                  : [moment(other.time), note(other, versions) || cause(other.reason, trans)].join(', ')}
+                {[moment(other.time), note(other, versions) || cause(other.reason, trans)].join(', ')}
               </option>
             ))}
           </select>
@@ -145,6 +144,14 @@ function Content({ version, versions, actions }: IProps): JSX.Element {
       )}
     </div>
   );
+}
+
+/** What a version is compared with at first. The one that it was made from may have been thinned out since. */
+function beforeIt(version: ISnapshot, before: ISnapshot | undefined, trans: TranslationBundle): string {
+  if (!version.parent) {
+    return trans.__('nothing (this is the first version)');
+  }
+  return before ? trans.__('the version before (%1)', moment(before.time)) : trans.__('the version before');
 }
 
 interface IFilesProps {

@@ -19,6 +19,10 @@ export function describe(model: SessionModel, trans: TranslationBundle): IState 
   if (model.link === 'asking') {
     return same('none', trans.__('Asking whether your work is saved …'));
   }
+  if (model.link === 'signed-out') {
+    const short = trans.__('Signed out');
+    return { mood: 'bad', short, long: trans.__('You are signed out of Jupyter. Sign in again in another tab, and keep this one open: edits that are not in a file yet are only here.') };
+  }
   if (model.link === 'lost') {
     const short = trans.__('Connection lost');
     return { mood: 'bad', short, long: trans.__('The Jupyter server does not answer. Keep this tab open: edits that are not in a file yet are only here.') };
@@ -38,6 +42,9 @@ export function describe(model: SessionModel, trans: TranslationBundle): IState 
   }
   switch (save.state) {
     case 'failed': {
+      if (!save.autosave && !save.last) {
+        return { mood: 'none', short: trans.__('Saving is not available'), long: explain(save.error!, trans) };
+      }
       const safe = trans.__('It is tried again; your files are safe in this session.');
       const why = unreachable(save.error!) ? trans.__('the storage does not answer.') : explain(save.error!, trans);
       const long = [trans.__('Not saved:'), why, safe, unreachable(save.error!) && who(save.error!, trans)].filter(Boolean).join(' ');
@@ -119,7 +126,14 @@ export function moment(text: string): string {
 }
 
 export function clock(text: string): string {
-  return new Date(text).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
+  return new Date(text).toLocaleTimeString([], { timeStyle: 'short' });
+}
+
+/** The student's own time as part of a file's name: "2026-11-22-1403". */
+export function stamp(text: string): string {
+  const then = new Date(text);
+  const here = new Date(then.getTime() - then.getTimezoneOffset() * 60000).toISOString();
+  return here.slice(0, 16).replace('T', '-').replace(':', '');
 }
 
 /** The heading of a day in the history. */
