@@ -109,6 +109,8 @@ def lock(
     shown: progress.Progress = progress.Silent() if as_json else progress.choose()
     with opened_course(course) as opened:
         _refuse_to_overwrite(course, opened)
+        here = Path(course).expanduser().is_dir()
+        before = opened.lock_path.read_bytes() if here and opened.lock_path.is_file() else None
         done = run_lock(
             opened, places(opened, data).data, credentials=FileCredentials(), upgrade=upgrade or (), progress=shown
         )
@@ -131,7 +133,7 @@ def lock(
             print(f"{name}: as before (datamount lock --upgrade {name} takes what is there now)")
         for name in done.removed:
             print(f"{name}: no longer locked")
-        print(f"Wrote {written}")
+        print(f"{written} is as it was" if before == written.read_bytes() else f"Wrote {written}")
     _end(exit_error(done.status), told=True)
 
 

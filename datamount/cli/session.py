@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import importlib.util
 import os
 from typing import Annotated
 
@@ -33,6 +34,9 @@ def up(  # noqa: PLR0917  (Typer's way to declare options)
     save_after: Annotated[float, typer.Option(help="Seconds without a change after which work is saved.")] = 10.0,
 ) -> None:
     """Open a course: data there, saved work back, JupyterLab with a Save button. Ctrl-C saves and stops."""
+    for package in ("jupyterlab", "fastapi", "uvicorn"):
+        if importlib.util.find_spec(package) is None:  # said now, not after the data has come
+            raise ModuleNotFoundError(name=package)
     from datamount.local import Options
     from datamount.local import up as run
 
