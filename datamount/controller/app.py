@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import FastAPI, Path, Request, Response
+from starlette.requests import ClientDisconnect
 
 import datamount
 from datamount import problems
@@ -73,6 +74,11 @@ def create_app(controller: Controller) -> FastAPI:
     )
     app.add_middleware(BodyLimit, limit=controller.settings.max_body)
     problems.add_handlers(app)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # nobody reads it; without it, each leaves a traceback in the log
+
     _add_webhook(app, controller)
     add_service(app, controller)
     app.state.authenticator = controller.authenticator

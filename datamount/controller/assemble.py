@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 
-import uvicorn
-from fastapi import FastAPI
-
-from datamount.controller import store
+from datamount.controller import serving, store
 from datamount.controller.app import Controller, create_app
 from datamount.controller.audit import Audit
 from datamount.controller.auth import Authenticator
@@ -67,30 +63,10 @@ def serve(settings: Settings, kube: Kube) -> None:
         metrics = MetricsServer(made.metrics, settings.host, settings.metrics_port)
         made.start.append(metrics.start)
         made.stop.append(metrics.stop)
-    config = server_config(create_app(made), served, host=settings.host, port=settings.port)
+    leaving = serving.Leaving(create_app(made))
+    made.not_ready.append(leaving.why_not_ready)
     log.info("controller: listening on %s:%d, sessions in %s", settings.host, settings.port, settings.namespaces)
-    asyncio.run(uvicorn.Server(config).serve())
-
-
-def server_config(app: FastAPI, served: Served | None, *, host: str, port: int) -> uvicorn.Config:
-    """How the application is served: TLS from `served`, no access log, connections kept for the API server."""
-    # Leases run in threads beside the event loop; with Python's 5 ms each would hold up every admission so long.
-    sys.setswitchinterval(0.0005)
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        access_log=False,  # it would hold clients' addresses, and lease ids
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=10,
-    )
-    config.load()
-    if served is not None:
-        config.ssl = served.context
-    return config
+    serving.serve(leaving, served, host=settings.host, port=settings.port, drain_seconds=settings.drain_seconds)
 
 
 def _served(settings: Settings, kube: Kube) -> Served | None:

@@ -8,7 +8,10 @@ from datamount.errors import UsageError
 from datamount.problems import reply
 
 SMALL = 256 << 10
-_SMALL_ROUTES = ("/v1/leases", "/v1/progress", "/v1/session")
+BATCH = 2 << 20
+_BATCH, _COMMIT = "/v1/store/batch", "/v1/store/commit"
+"""Whose bodies are read when it is known who sends them. FastAPI reads all others before, and 1 MiB of JSON may take
+30 MiB as objects."""
 
 
 class TooLarge(UsageError):
@@ -17,7 +20,8 @@ class TooLarge(UsageError):
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body over `limit` bytes (256 KiB where requests are small). /mutate has its own."""
+    """ASGI middleware: 413 for a commit over `limit` bytes, a batch over 2 MiB, or another body over 256 KiB. /mutate
+    has a bound of its own."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -27,7 +31,7 @@ class BodyLimit:
         if scope["type"] != "http" or scope["path"] == "/mutate":
             await self._app(scope, receive, send)
             return
-        limit = SMALL if scope["path"].startswith(_SMALL_ROUTES) else self._limit
+        limit = {_BATCH: BATCH, _COMMIT: self._limit}.get(scope["path"], SMALL)
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         size, refused = 0, False
 

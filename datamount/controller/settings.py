@@ -69,6 +69,9 @@ class Settings(_Model):
     metrics_port: int | None = Field(
         9090, ge=1, le=65535, description="Port of the metrics, plain HTTP, apart from the sessions'; null: none."
     )
+    drain_seconds: Annotated[float, Field(ge=0, le=20)] = Field(
+        5.0, description="How long requests are still served after SIGTERM, until no Service sends any more."
+    )
     tls: TLS = TLS.model_validate({})
     audience: str = Field("datamount", description="Audience that a session's token must be made for.")
     review_seconds: Annotated[float, Field(ge=0, le=60)] = Field(
@@ -84,7 +87,7 @@ class Settings(_Model):
     max_review: int = Field(
         1 << 20, ge=1 << 16, description="Largest AdmissionReview in bytes; the pod of a larger one is not changed."
     )
-    max_body: int = Field(32 << 20, ge=1 << 16, description="Largest request in bytes of any other route.")
+    max_body: int = Field(32 << 20, ge=1 << 16, description="Largest commit of a version, in bytes.")
     policy: Path = Field(Path("/etc/datamount/policy.yaml"), description="Who may use which credential.")
     policy_seconds: Seconds = Field(5.0, description="How often the policy file is looked at.")
     reaper_seconds: Annotated[float, Field(gt=0, le=30)] = Field(

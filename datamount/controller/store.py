@@ -10,8 +10,9 @@ from urllib.parse import quote
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from datamount.controller.auth import AnySession, Session, Source
 from datamount.controller.gateway import Committed, Gateway
@@ -96,10 +97,11 @@ def _add_store(app: FastAPI, gateway: Gateway) -> None:
         return gateway.about(session, key)
 
     @app.post("/v1/store/batch", response_model_exclude_defaults=True, tags=["store"])
-    def batch(session: Session, workspace: Own, wanted: Batch, response: Response) -> BatchAnswer:
-        """Presigned URLs, in the order asked for."""
+    async def batch(session: Session, workspace: Own, request: Request, response: Response) -> BatchAnswer:
+        """Presigned URLs, in the order asked for. The body is a Batch."""
         response.headers["Cache-Control"] = "no-store"
-        results, used = gateway.sign(session, workspace, wanted.operations)
+        wanted = _batch(await request.body())
+        results, used = await run_in_threadpool(gateway.sign, session, workspace, wanted.operations)
         return BatchAnswer(seconds=gateway.settings.url_seconds, results=results, used=used)
 
     @app.get("/v1/store/usage", tags=["store"])
@@ -144,6 +146,15 @@ def _add_store(app: FastAPI, gateway: Gateway) -> None:
     def resume(session: Session, key: WorkKey) -> dict[str, Any]:
         """What is kept under the key of the header `Datamount-Work-Key`."""
         return gateway.resume(session, key)
+
+
+def _batch(body: bytes) -> Batch:
+    """As FastAPI reads a body, but not before it is known who sends it."""
+    try:
+        return Batch.model_validate_json(body)
+    except ValidationError as error:
+        faults = error.errors(include_input=False, include_url=False, include_context=False)
+        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from None
 
 
 def _add_shares(app: FastAPI, shares: Shares) -> None:

@@ -68,9 +68,10 @@ def serve(port: int, folder: Path) -> None:
     import kubernetes
 
     from datamount.controller.app import create_app
-    from datamount.controller.assemble import controller, server_config
+    from datamount.controller.assemble import controller
     from datamount.controller.certificates import Served, from_files, make_authority, make_certificate
     from datamount.controller.kube import Kube
+    from datamount.controller.serving import server_config
     from datamount.controller.settings import Settings
 
     authority = make_authority(datetime.now(UTC))

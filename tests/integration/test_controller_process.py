@@ -115,6 +115,7 @@ def replicas(tmp_path: Path, kube: KubeServer, mariadb: MariaDBServer) -> Iterat
         "policy_seconds": 0.2,
         "reaper_seconds": 0.5,
         "review_seconds": 0,
+        "drain_seconds": 0,
     }
     authority = tmp_path / "ca.crt"
     started: list[Replica] = []
