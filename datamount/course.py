@@ -138,13 +138,17 @@ def read_course(folder: Path, url: str | None = None) -> Course:
     if not place.resolve().is_relative_to(folder):
         # A link out of the repo would read, and quote in messages, a file of the person who opens the course.
         raise ManifestError(str(place), [Fault("the file is a link that leads out of the course.")])
+    lock = place.with_name(names.LOCK)
+    if os.path.lexists(lock) and not (lock.is_file() and lock.resolve().is_relative_to(folder)):
+        # A lock that is not read must not look like none: the data would be delivered unverified.
+        raise ManifestError(str(lock), [Fault("the lock is a link that leads out of the course, or no file.")])
     manifest = load_manifest(place)
     origin = url or _git(folder, "config", "--get", "remote.origin.url")
     repo_url = normalise_url(origin) if origin else None
     return Course(
         folder=folder,
         manifest_path=place,
-        lock_path=place.with_name(names.LOCK),
+        lock_path=lock,
         manifest=manifest,
         repo_url=repo_url,
         ref=_git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}"),

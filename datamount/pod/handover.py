@@ -11,18 +11,22 @@ import os
 import re
 import shutil
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from datamount import names
 from datamount.course import Course, NoManifest, read_course
-from datamount.errors import DatamountError
+from datamount.errors import DatamountError, Fault, ManifestError
 from datamount.session.launch import bare_course
 from datamount.status import write_atomic
 
 LARGEST = 8 << 20
-"""Bytes of a manifest or a lock; a lock of 20,000 files has 5 MB."""
+"""Bytes of what is read as a whole."""
+LARGEST_FILES = {names.MANIFEST: LARGEST, names.LOCK: 48 << 20}
+"""Bytes; a lock of 100,000 files has 25 to 40 MB. The seed script stops there too: its volume has 64 MiB."""
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
@@ -54,6 +58,7 @@ def read_handover(
     found = sum(_copy_small(folder / "tree", sub, copy) for sub in names.MANIFEST_FOLDERS)
     fault: DatamountError | None = None
     try:
+        _refuse_links(copy)
         course = read_course(copy, published)
     except DatamountError as error:
         fault = None if isinstance(error, NoManifest) and not found else error
@@ -114,18 +119,30 @@ def _copy_tree(source: Path, target: Path) -> list[str]:
 
 
 def _copy_small(tree: Path, sub: str, copy: Path) -> int:
-    """Copy manifest and lock of one folder, and the folder itself when it is there; how many manifests there were."""
+    """Copy manifest and lock of one folder, and the folder itself when it is there; how many manifests there were.
+
+    One that cannot be copied becomes a link to nothing: without its lock a dataset would be delivered unverified.
+    """
     source, target = tree / sub, copy / sub
     if not _is_folder(tree) or not _is_folder(source):
         return 0
     target.mkdir(parents=True, exist_ok=True)
-    found = 0
-    for name in (names.MANIFEST, names.LOCK):
-        content = _read(source / name)
-        if content is not None:
-            (target / name).write_bytes(content)
-            found += name == names.MANIFEST
-    return found
+    for name, most in LARGEST_FILES.items():
+        if os.path.lexists(source / name) and not _copy_file(source / name, target / name, most):
+            (target / name).unlink(missing_ok=True)
+            (target / name).symlink_to(os.devnull)
+    return int((target / names.MANIFEST).is_file())
+
+
+def _refuse_links(copy: Path) -> None:
+    """ManifestError where a manifest or a lock is there, and could not be copied."""
+    for sub in names.MANIFEST_FOLDERS:
+        for name, most in LARGEST_FILES.items():
+            if (copy / sub / name).is_symlink():
+                fault = Fault(
+                    f"it is a link, cannot be read, or has more than {most >> 20} MiB; so nothing is fetched."
+                )
+                raise ManifestError(os.path.join(sub, name), [fault], hint="Make it a plain file of the course.")
 
 
 def _fact(folder: Path, name: str) -> str:
@@ -140,15 +157,31 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
+def _copy_file(source: Path, target: Path, most: int) -> bool:
+    """Whether a plain file of at most `most` bytes was there, and was copied."""
+    with suppress(OSError), _opened(source) as file:
+        if file is not None and os.fstat(file.fileno()).st_size <= most:
+            with target.open("wb") as copied:
+                shutil.copyfileobj(file, copied)
+            return True
+    return False
+
+
 def _read(path: Path) -> bytes | None:
     """A small file's content; None for a link, a device, a large file, or none."""
-    with suppress(OSError):
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
-            if stat.S_ISREG(os.fstat(handle).st_mode):
-                content = file.read(LARGEST + 1)
-                return content if len(content) <= LARGEST else None
+    with suppress(OSError), _opened(path) as file:
+        if file is not None:
+            content = file.read(LARGEST + 1)
+            return content if len(content) <= LARGEST else None
     return None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes] | None]:
+    """A plain file; None for a device. OSError for a link, or where there is none."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        yield file if stat.S_ISREG(os.fstat(handle).st_mode) else None
 
 
 def _repository(image: str) -> str:

@@ -109,6 +109,17 @@ def test_the_manifest_must_not_link_out_of_the_course(tmp_path: Path) -> None:
     assert "token" not in caught.value.message
 
 
+@pytest.mark.parametrize("target", ["/dev/zero", "../elsewhere.lock", "missing"])
+def test_the_lock_must_not_link_out_of_the_course(tmp_path: Path, target: str) -> None:
+    """A datamount.lock that is a link to something else is refused, and not taken for a lock that is not there."""
+    (tmp_path / "elsewhere.lock").write_text("{}")
+    (tmp_path / "course").mkdir()
+    (tmp_path / "course/datamount.yaml").write_text(MANIFEST)
+    (tmp_path / "course/datamount.lock").symlink_to(target)
+    with pytest.raises(ManifestError, match="link that leads out"):
+        open_course(str(tmp_path / "course"))
+
+
 def test_a_checkout(repo: Path) -> None:
     """A git checkout is identified by its origin, without credentials, and knows its commit."""
     git(repo, "remote", "add", "origin", "https://me:hunter2@GitHub.com/Org/radiology-101.git")

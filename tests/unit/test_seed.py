@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from datamount.errors import ManifestError
 from datamount.inject import SEED_SCRIPT
 from datamount.pod.handover import read_handover, take_from_image
 
@@ -179,6 +180,46 @@ def test_the_images_own_jupyter_configuration_is_named(seed: Seed) -> None:
     (seed.out / "seeded").unlink()
     seed.run()
     assert read_handover(seed.out, seed.out.with_name("copy")).jupyter_config_path == ""
+
+
+@pytest.mark.parametrize(("size", "taken"), [(9 << 20, True), (48 << 20, True), ((48 << 20) + 1, False)])
+def test_a_lock_is_handed_over_or_missed(tmp_path: Path, size: int, taken: bool) -> None:
+    """A large lock counts as a small one does; of one that is too large the author is told, since without it the data
+    would be delivered unverified."""
+    image, script = tmp_path / "image", tmp_path / "script"
+    script.mkdir()
+    seed = Seed(script, SHELLS[0])
+    (image / "home").mkdir(parents=True)
+    for home in (seed.home, image / "home"):
+        (home / "datamount.yaml").write_text(MANIFEST)
+        with (home / "datamount.lock").open("wb") as lock:
+            lock.truncate(size)
+    seed.run()
+    take_from_image(image, Path("/home"), None, tmp_path / "out")
+    for out in (seed.out, tmp_path / "out"):
+        handover = read_handover(out, tmp_path / "copy")
+        if taken:
+            assert handover.fault is None
+            assert handover.course.lock_path.stat().st_size == size
+        else:
+            assert isinstance(handover.fault, ManifestError)
+            assert "datamount.lock: it is a link, cannot be read, or has more than 48 MiB" in handover.fault.message
+
+
+@pytest.mark.parametrize("name", ["datamount.lock", "datamount.yaml"])
+def test_a_file_that_is_no_file_is_missed(tmp_path: Path, name: str) -> None:
+    """A manifest or a lock that leads out of the image, or is a pipe, is neither read nor taken for one not there."""
+    for number, make in enumerate((lambda path: path.symlink_to("/etc/hostname"), os.mkfifo)):
+        home = tmp_path / f"image-{number}/home"
+        home.mkdir(parents=True)
+        (home / "datamount.yaml").write_text(MANIFEST)
+        (home / name).unlink(missing_ok=True)
+        make(home / name)
+        out = tmp_path / f"out-{number}"
+        take_from_image(home.parent, Path("/home"), None, out)
+        handover = read_handover(out, tmp_path / "copy")
+        assert isinstance(handover.fault, ManifestError)
+        assert f"{name}: it is a link" in handover.fault.message
 
 
 def _no_home(seed: Seed) -> None:
