@@ -139,10 +139,8 @@ def _refuse_links(copy: Path) -> None:
     for sub in names.MANIFEST_FOLDERS:
         for name, most in LARGEST_FILES.items():
             if (copy / sub / name).is_symlink():
-                fault = Fault(
-                    f"it is a link, cannot be read, or has more than {most >> 20} MiB; so nothing is fetched."
-                )
-                raise ManifestError(os.path.join(sub, name), [fault], hint="Make it a plain file of the course.")
+                fault = Fault(f"it is a link, cannot be read, or has more than {most >> 20} MiB: nothing is fetched.")
+                raise ManifestError(str(Path(sub, name)), [fault], hint="Make it a plain file of the course.")
 
 
 def _fact(folder: Path, name: str) -> str:
