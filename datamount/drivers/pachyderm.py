@@ -95,6 +95,7 @@ class PachydermDriver(Driver[Pachyderm]):
         commit = str(pin["commit"])
         request = pfs_pb2.WalkFileRequest(file=self._file(commit, self._folder))
         for info in self._stream("WalkFile", request, f"listing {self._folder} of {self._shown(commit)}"):
+            self.alive()
             if info.file_type == pfs_pb2.FileType.FILE:
                 yield self._item(commit, info)
 

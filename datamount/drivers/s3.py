@@ -33,8 +33,8 @@ class S3Driver(Driver[S3]):
     """A prefix or one object of a bucket.
 
     Pin of a prefix: {"bucket", "prefix", "versioned"}; the objects' own versions are in the Items. Pin of one
-    object: {"bucket", "key", "size", "etag", "version_id"}. No digest is promised: an ETag is the MD5 of the
-    content only without SSE-KMS, which a listing does not tell.
+    object: {"bucket", "key", "size", "etag", "version_id"}, and "modified" where nothing else tells its version. No
+    digest is promised: an ETag is the MD5 of the content only without SSE-KMS, which a listing does not tell.
     """
 
     supports_ranges = True
@@ -94,13 +94,14 @@ class S3Driver(Driver[S3]):
                 hint=f"Run `datamount lock --upgrade {self.name}` to take the new content.",
                 who="the course's author",
             )
-        return {
+        resolved = {
             "bucket": self.bucket,
             "key": self.key,
             "size": found.size,
             "etag": found.etag,
             "version_id": found.version_id,
         }
+        return resolved if found.etag or found.version_id else resolved | {"modified": found.modified}
 
     def _tell_folder(self, error: NotFound) -> None:
         """Say in the error that there are objects below the key, where there are and they may be listed."""
@@ -113,7 +114,8 @@ class S3Driver(Driver[S3]):
         if self.source.access == "remote":
             return
         if "key" in pin:
-            found = Object(str(pin["key"]), int(pin["size"]), str(pin["etag"]), pin.get("version_id"))
+            known = str(pin["key"]), int(pin["size"]), str(pin["etag"])
+            found = Object(*known, version_id=pin.get("version_id"), modified=str(pin.get("modified", "")))
             yield self._item(found, self.key.rpartition("/")[2])
             return
         wanted = Globs(self.source.include, self.source.exclude)
@@ -122,6 +124,7 @@ class S3Driver(Driver[S3]):
             if (path == "" or path.endswith("/")) and found.size == 0:
                 continue
             if not wanted.match(path):
+                self.alive()  # many pages may pass without an object that is wanted
                 continue
             yield self._item(found, safe_path(path, dataset=self.name))
 
@@ -129,7 +132,7 @@ class S3Driver(Driver[S3]):
         ref: dict[str, Any] = {"key": found.key, "etag": found.etag}
         if found.version_id:
             ref["version_id"] = found.version_id
-        return Item(path, found.size, f"{found.etag}:{found.version_id or ''}", None, ref)
+        return Item(path, found.size, found.identity, None, ref)
 
     def open(self, item: Item, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
         ref: Mapping[str, Any] = item.ref

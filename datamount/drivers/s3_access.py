@@ -34,6 +34,7 @@ from datamount.drivers.s3_answers import (
     Object,
     StoreError,
     code_of,
+    seconds,
     silence,
     status_of,
 )
@@ -116,6 +117,7 @@ class S3Access:
                     int(entry.findtext("Size", "0")),
                     entry.findtext("ETag", "").strip('"'),
                     version if version and version != "null" else None,
+                    entry.findtext("LastModified", ""),
                 )
             if limit or page.findtext("IsTruncated") != "true":
                 return
@@ -152,7 +154,11 @@ class S3Access:
             raise self.answers.explain(error, f"s3://{self.bucket}/{key}") from error
         version = meta["version"]
         return Object(
-            key, meta["size"], (meta["e_tag"] or "").strip('"'), version if version and version != "null" else None
+            key,
+            meta["size"],
+            (meta["e_tag"] or "").strip('"'),
+            version if version and version != "null" else None,
+            meta["last_modified"].isoformat(),
         )
 
     def read(
@@ -328,9 +334,9 @@ class S3Access:
         except urllib.error.HTTPError as error:
             with error:
                 body = error.read(65536).decode("utf-8", "replace")
-            after = error.headers.get("Retry-After", "")
+            after = seconds(error.headers.get("Retry-After", ""))
             region = error.headers.get("x-amz-bucket-region")
-            raise StoreError(code_of(body), error.code, region, float(after) if after.isdigit() else None) from error
+            raise StoreError(code_of(body), error.code, region, after) from error
         except (OSError, ValueError, ET.ParseError, http.client.HTTPException) as error:
             raise silence(error) from error
 

@@ -24,12 +24,21 @@ _STATUS = re.compile(r"status code: (\d{3})")
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """One object of a bucket. `version_id` is None in a bucket without versions."""
+    """One object of a bucket. `version_id` is None in a bucket without versions; `etag` is "" where a server has none,
+    as a gateway over a file system may, and `modified` is then all that tells versions apart."""
 
     key: str
     size: int
     etag: str
     version_id: str | None = None
+    modified: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Names the version."""
+        if not self.etag and not self.version_id:
+            return f"{self.modified}:{self.size}"
+        return f"{self.etag}:{self.version_id or ''}"
 
 
 class StoreError(Exception):
@@ -148,6 +157,11 @@ def code_of(text: str) -> str:
 def status_of(error: Exception) -> int:
     """The HTTP status that obstore's words name; 0 for none."""
     return int(_first(_STATUS, str(error)) or 0)
+
+
+def seconds(retry_after: str) -> float | None:
+    """A Retry-After header, which S3 servers give in seconds. (`isdigit` would take "²" for a number, too.)"""
+    return float(retry_after) if retry_after.isdecimal() else None
 
 
 def _noun(code: str) -> str:

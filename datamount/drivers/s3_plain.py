@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterator
 
 from datamount.connections import Answer, Connections, Lost
 from datamount.drivers.base import Buffer
-from datamount.drivers.s3_answers import CONNECT_SECONDS, READ_SECONDS, Answers, Object, StoreError, code_of, silence
+from datamount.drivers.s3_answers import (
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    Answers,
+    Object,
+    StoreError,
+    code_of,
+    seconds,
+    silence,
+)
 
 Request = Callable[[str, str | None], tuple[str, dict[str, str]]]
 """URL and signed headers of a GET of a key at a VersionId."""
@@ -33,6 +42,7 @@ class PlainReads:
                 int(answer.headers.get("Content-Length") or 0),
                 (answer.headers.get("ETag") or "").strip('"'),
                 version if version and version != "null" else None,
+                answer.headers.get("Last-Modified") or "",
             )
 
     def read(
@@ -63,5 +73,4 @@ class PlainReads:
     def _check(answer: Answer) -> None:
         if answer.status not in (200, 206):
             code = code_of(answer.read()[:65536].decode("utf-8", "replace"))
-            after = answer.headers.get("Retry-After", "")
-            raise StoreError(code, answer.status, retry_after=float(after) if after.isdigit() else None)
+            raise StoreError(code, answer.status, retry_after=seconds(answer.headers.get("Retry-After", "")))

@@ -59,6 +59,17 @@ def test_exclude_wins(s3: servers.S3Server) -> None:
     assert paths(s3_driver(f"s3://{bucket}")) == ["a.csv", "b.txt", "old/a.csv"]
 
 
+def test_a_list_without_what_is_wanted_is_no_silence(s3: servers.S3Server) -> None:
+    """Whoever waits for the first wanted object of a long list sees that the list goes on."""
+    bucket = s3.make_bucket()
+    s3.put(bucket, {f"{n}.txt": b"" for n in range(5)})
+    driver = s3_driver(f"s3://{bucket}/", include=["*.csv"])
+    heard: list[int] = []
+    driver.alive = lambda: heard.append(1)
+    assert paths(driver) == []
+    assert len(heard) == 5
+
+
 def test_directory_markers_are_left_out(s3: servers.S3Server) -> None:
     """A key that ends in a slash and has no bytes is not delivered; the objects below it are."""
     bucket = s3.make_bucket()

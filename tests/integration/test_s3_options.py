@@ -17,8 +17,11 @@ from typing import Any
 import pytest
 
 from datamount import names
+from datamount.course import read_course
+from datamount.credentials import FileCredentials
 from datamount.drivers import open_driver
 from datamount.errors import Refused
+from datamount.fetch import fetch
 from datamount.manifest import Dataset
 from tests import servers
 
@@ -55,6 +58,28 @@ def test_an_exact_version(s3: servers.S3Server, as_where: str, monkeypatch: pyte
     assert delivered(url, endpoint_url=s3.endpoint_url, version_id=old) == {"a": b"old"}
     s3.client().delete_object(Bucket=bucket, Key="p/a")
     assert delivered(url, endpoint_url=s3.endpoint_url, version_id=old) == {"a": b"old"}
+
+
+@pytest.mark.parametrize("where", ["p/", "p/a"])
+def test_files_without_etags(as_where: str, where: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A gateway over a file system gives no ETag for files put beside it: their time tells that they changed."""
+    with servers.VersityServer() as server:
+        admin = server.identities["admin"]
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", admin.access_key_id)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", admin.secret_access_key)
+        bucket = server.make_bucket()
+        file = server.folder / "data" / bucket / "p/a"
+        file.parent.mkdir()
+        source = {"url": f"s3://{bucket}/{where}", "endpoint_url": server.endpoint_url, "region": "us-east-1"}
+        (tmp_path / "datamount.yaml").write_text(json.dumps({"version": 1, "datasets": {"d": {"s3": source}}}))
+        course = read_course(tmp_path)
+        for number, content in enumerate((b"one", b"two")):
+            file.write_bytes(content)
+            os.utime(file, (1_700_000_000 + 60 * number,) * 2)
+            for _ in "twice":
+                status = fetch(course, tmp_path / "data", tmp_path / "run", credentials=FileCredentials())
+                assert status.state == "ready", status
+                assert (tmp_path / "data/d/a").read_bytes() == content
 
 
 def test_a_customers_key_is_named(s3: servers.S3Server, as_where: str, monkeypatch: pytest.MonkeyPatch) -> None:
