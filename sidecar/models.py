@@ -293,11 +293,13 @@ class Restored(BaseModel):
 
 class RestorePreview(BaseModel):
     """What a restore would do, with nothing done. `replaced` have other content now, which would be saved first;
-    `kept` are the folder's files that the version does not have: nothing is removed."""
+    `merged` were changed by the student and since then by the course, and get both; `kept` are the folder's other
+    files: nothing is removed."""
 
     dry_run: Literal[True] = True
     new: list[str]
     replaced: list[str]
+    merged: list[str] = []
     kept: list[str]
     unchanged: int
     not_stored: list[str] = Field(description="Large files of the course, kept by digest only and not in the folder.")
@@ -305,6 +307,7 @@ class RestorePreview(BaseModel):
     @classmethod
     def of(cls, preview: Preview, kept: Iterable[str]) -> RestorePreview:
         return cls(
+            merged=[shown(path) for path in preview.merged],
             kept=[shown(path) for path in kept],
             new=[shown(path) for path in preview.new],
             replaced=[shown(path) for path in preview.replaced],

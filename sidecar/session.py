@@ -21,7 +21,8 @@ from pydantic import SecretStr
 from datamount.errors import DatamountError, Refused, UsageError
 from datamount.merge import MergeReport
 from datamount.objectstore import Limited
-from datamount.session.homecoming import read_merge_report
+from datamount.session.homecoming import before_restoring, read_merge_report
+from datamount.session.resuming import Resuming, work_of
 from datamount.snapshots import Preview, RestoreReport, SaveResult, Version, Workspace
 from datamount.snapshots.versionfile import Reason
 from sidecar import shared
@@ -159,9 +160,8 @@ class Session:
         found = gateway_of(workspace).resume(key)
         if not found["versions"]:
             return found, None, None
-        version = workspace.version()
-        folder = self.settings.folder
-        return found, version, self._previewed(workspace.preview(version, folder), folder)
+        coming = self._resuming(workspace)
+        return found, coming.version, self._previewed(coming.preview(), self.settings.folder)
 
     def show(self, secret: SecretStr, into: str | None) -> Future[tuple[str, RestoreReport]]:
         """Bring somebody's version here, after saving what is there now; that version's id, and the report.
@@ -197,7 +197,17 @@ class Session:
         if not found["versions"]:
             return found, None
         self._state.begin()
-        return found, self._restore("latest", (), self.settings.folder)
+        try:
+            coming = self._resuming(self.workspace())
+            done = f"{'Merged' if coming.preview().merged else 'Restored'} {coming.version.info.id}"
+        except BaseException:
+            self._state.ended()
+            raise
+        return found, self._replace(coming.version, self.settings.folder, coming.preview, coming.run, done)
+
+    def _resuming(self, workspace: Workspace) -> Resuming:
+        own = self.settings
+        return Resuming.of(workspace, work_of(workspace), own.folder, own.state, own.course_ref or "")
 
     def _show(self, secret: SecretStr, target: Path) -> tuple[str, RestoreReport]:
         client = gateway_of(self.workspace()).client
@@ -240,7 +250,7 @@ class Session:
 
     def _previewed(self, preview: Preview, target: Path) -> RestorePreview:
         there = scan(target, self._ignored) if target.is_dir() else {}
-        touched = {*preview.new, *preview.replaced, *preview.unchanged, *preview.not_stored}
+        touched = {*preview.new, *preview.replaced, *preview.unchanged, *preview.not_stored, *preview.merged}
         return RestorePreview.of(preview, sorted(there.keys() - touched))
 
     def _check_open(self) -> None:
@@ -319,14 +329,32 @@ class Session:
         except BaseException:
             self._state.ended()
             raise
+
+        def bring(seen: Fingerprint, _undo: str) -> RestoreReport:
+            return workspace.restore(chosen, target, inside=self._root(target), seen=seen, paths=paths)
+
+        done = f"Restored {'files of ' if paths else ''}{chosen.info.id}"
+        return self._replace(chosen, target, lambda: workspace.preview(chosen, target, paths=paths), bring, done)
+
+    def _replace(
+        self,
+        version: Version,
+        target: Path,
+        preview: Callable[[], Preview],
+        bring: Callable[[Fingerprint, str], RestoreReport],
+        done: str,
+    ) -> tuple[str, RestoreReport]:
+        """Save what is there, bring the version into the target, and save that; the id of what was there, the report.
+
+        `bring` gets what the save covers, and its id; `done` is the message of the version of what it made.
+        """
         with self._state.restoring():
-            undo = self._save("auto", f"Before restoring {chosen.info.id}")
-            self._check_kept(undo, target, lambda: workspace.preview(chosen, target, paths=paths))
-            seen = self._saved_in(target)
-            report = workspace.restore(chosen, target, inside=self._root(target), seen=seen, paths=paths)
+            undo = self._save("auto", before_restoring(version.info.id))
+            assert undo.version is not None
+            self._check_kept(undo, target, preview)
+            report = bring(self._saved_in(target), undo.version.id)
             self._state.begin()
-            self._save("auto", f"Restored {'files of ' if paths else ''}{chosen.info.id}")
-        assert undo.version is not None
+            self._save("auto", done)
         return undo.version.id, report
 
     def _check_kept(self, before: SaveResult, target: Path, preview: Callable[[], Preview]) -> None:
@@ -335,7 +363,10 @@ class Session:
         if not before.too_large:
             return
         folder = self.settings.folder.resolve()
-        replaced = {(target.resolve() / path).relative_to(folder).as_posix() for path in preview().replaced}
+        found = preview()
+        replaced = {
+            (target.resolve() / path).relative_to(folder).as_posix() for path in (*found.replaced, *found.merged)
+        }
         lost = sorted(replaced & set(before.too_large))
         if lost:
             raise Refused(

@@ -125,12 +125,12 @@ class _Coming:
         shipped = fresh or recorded or (clean and is_a_clone(self.folder))
         if shipped and not fresh and not recorded:
             pristine.record(self.folder, self.state_dir)
-        newest = _newest(self.workspace)
+        newest = newest_of(self.workspace)
         version, passed = newest.version, Homecoming(shrunk=newest.shrunk, damaged=newest.damaged)
         if version is None:
             return passed
         came_from, before = last.id if last else None, None
-        if begun and not clean and version.info.message == _before(begun.version):
+        if begun and not clean and version.info.message == before_restoring(begun.version):
             # A launch was killed after it had saved what is in the folder, and before it decided anything.
             version, came_from, before = self.workspace.version(begun.version), begun.basis, version.info.id
         elif last and last.id == version.info.id and work_is_there(version, self.folder):
@@ -138,7 +138,7 @@ class _Coming:
         self._say_restoring(version)
         if not clean:
             journal.write(self.state_dir, Begun(version.info.id, came_from))
-            before = self._save(_before(version.info.id)) or before
+            before = self._save(before_restoring(version.info.id)) or before
         basis = None
         if came_from and came_from != version.info.id and not shipped:
             basis = self._basis(came_from)
@@ -159,7 +159,7 @@ class _Coming:
         is not as it left them: then a person or another session has been at work, and all is looked at anew."""
         if begun.steps is None:
             return None
-        found = _newest(self.workspace)
+        found = newest_of(self.workspace)
         newest = found.version
         if newest is None or not (newest.info.id in (begun.version, begun.before) or self._is_ours(newest.info, begun)):
             return None
@@ -186,16 +186,17 @@ class _Coming:
     # --- The trees ------------------------------------------------------------------------------------------------
 
     def _merge(self, version: Version, basis: Version | None, here: Tree, other: Other) -> Merged:
-        saved = tree_of(ours(version, self.folder))
+        saved, read_saved = tree_of(ours(version, self.folder)), saved_reader(self.workspace, version)
         ref = version.info.id.rpartition("-")[2] if basis else self.course_ref
         if basis:
-            base = tree_of(ours(basis, self.folder))
-            return merge_trees(base, here, saved, self._read(basis), self._read_here, self._read(version), ref, other)
-        base = _course_tree(version)
+            base, read_base = tree_of(ours(basis, self.folder)), saved_reader(self.workspace, basis)
+            return merge_trees(base, here, saved, read_base, self._read_here, read_saved, ref, other)
+        base = course_tree(version)
         if other is not COURSE:
             # What is not in a folder of unknown origin was not removed by the course.
             base = {path: node for path, node in base.items() if path in here}
-        return merge_trees(base, saved, here, self._read_base(base), self._read(version), self._read_here, ref, other)
+        read_base = course_reader(self.workspace, base, self.state_dir)
+        return merge_trees(base, saved, here, read_base, read_saved, self._read_here, ref, other)
 
     def _basis(self, id: str) -> Version | None:
         """The version that the folder comes from; None when it is not in the store any more."""
@@ -223,27 +224,6 @@ class _Coming:
                     found[item.path] = Node(item.target, is_link=True)
                 seen[item.path] = stamp(item.stat)
         return found, seen
-
-    def _read(self, version: Version) -> Read:
-        def read(path: str) -> bytes | None:
-            try:
-                return b"".join(self.workspace.read(version, path))
-            except (NotFound, VerificationFailed):
-                return None
-
-        return read
-
-    def _read_base(self, base: Tree) -> Read:
-        kept = pristine.load_pristine(self.state_dir)
-
-        def read(path: str) -> bytes | None:
-            digest = base[path].digest
-            try:
-                return kept.content(digest) or self.workspace.read_base(digest)
-            except (NotFound, VerificationFailed):
-                return None
-
-        return read
 
     def _read_here(self, path: str) -> bytes | None:
         try:
@@ -278,7 +258,7 @@ class _Coming:
         elif not report.failed:
             # Nothing but a restore: the next save builds on the version.
             self.workspace.adopt(version, self.folder, self.state_dir)
-        merge = self._reported(begun, version, report)
+        merge = keep_merge_report(self.state_dir, begun, version, report, self.course_ref)
         journal.end(self.state_dir)
         return Homecoming(version, report, begun.before, merge=merge)
 
@@ -308,37 +288,66 @@ class _Coming:
         ref = self.course_ref[:7]
         return f"Merged {begun.version} with {f'the course at {ref}' if ref else 'what was in the folder'}"
 
-    def _reported(self, begun: Begun, version: Version, report: RestoreReport) -> MergeReport | None:
-        """The report, kept for the panel; None, and no older one either, when nothing but a restore was done."""
-        if not begun.changes:
-            (self.state_dir / MERGE_FILE).unlink(missing_ok=True)
-            return None
-        found = MergeReport(
-            other=next(other.word for other in (COURSE, FOLDER, SESSION) if other.word == begun.other),
-            version=version.info.id,
-            course_before=version.info.course_ref,
-            course_now=self.course_ref,
-            saved_before=begun.before,
-            files=list(begun.changes),
-            problems=[f"{printable(path)}: {why}" for path, why in report.failed.items()],
-        )
-        write_atomic(self.state_dir / MERGE_FILE, found.model_dump_json(indent=1).encode(), 0o600)
-        return found
 
-
-def _course_tree(version: Version) -> dict[str, Node]:
+def course_tree(version: Version) -> dict[str, Node]:
     """The course as it was when the version was saved, as far as the version says."""
     shipped = {e.path: e.sha256 if e.pristine else e.base for e in version.entries}
     return {path: Node(digest) for path, digest in (dict(version.deleted) | shipped).items() if digest}
 
 
-def _before(version: str) -> str:
+def saved_reader(workspace: Workspace, version: Version) -> Read:
+    """Reads files of a version."""
+
+    def read(path: str) -> bytes | None:
+        try:
+            return b"".join(workspace.read(version, path))
+        except (NotFound, VerificationFailed):
+            return None
+
+    return read
+
+
+def course_reader(workspace: Workspace, course: Tree, state_dir: Path) -> Read:
+    """Reads files of a course, now or then, where a launch or a save has kept them."""
+    kept = pristine.load_pristine(state_dir)
+
+    def read(path: str) -> bytes | None:
+        digest = course[path].digest
+        try:
+            return kept.content(digest) or workspace.read_base(digest)
+        except (NotFound, VerificationFailed):
+            return None
+
+    return read
+
+
+def keep_merge_report(
+    state_dir: Path, begun: Begun, version: Version, report: RestoreReport, course_ref: str
+) -> MergeReport | None:
+    """The report, kept for the panel; None, and no older one either, when nothing but a restore was done."""
+    if not begun.changes:
+        (state_dir / MERGE_FILE).unlink(missing_ok=True)
+        return None
+    found = MergeReport(
+        other=next(other.word for other in (COURSE, FOLDER, SESSION) if other.word == begun.other),
+        version=version.info.id,
+        course_before=version.info.course_ref,
+        course_now=course_ref,
+        saved_before=begun.before,
+        files=list(begun.changes),
+        problems=[f"{printable(path)}: {why}" for path, why in report.failed.items()],
+    )
+    write_atomic(state_dir / MERGE_FILE, found.model_dump_json(indent=1).encode(), 0o600)
+    return found
+
+
+def before_restoring(version: str) -> str:
     """The message of the version of what is in the folder."""
     return f"Before restoring {version}"
 
 
 @dataclass(frozen=True, slots=True)
-class _Newest:
+class Newest:
     """What a launch brings back, and the newer versions that it does not: one that lost half of its files, one that
     cannot be read."""
 
@@ -347,8 +356,9 @@ class _Newest:
     damaged: str | None = None
 
 
-def _newest(workspace: Workspace) -> _Newest:
-    found = _Newest()
+def newest_of(workspace: Workspace) -> Newest:
+    """What a launch would bring back."""
+    found = Newest()
     for id in workspace.newest_first():
         try:
             version = workspace.load(id)

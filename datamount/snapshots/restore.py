@@ -62,6 +62,8 @@ class Preview:
     replaced: tuple[str, ...]
     unchanged: tuple[str, ...]
     not_stored: tuple[str, ...]
+    merged: tuple[str, ...] = ()
+    """Files that get both the saved changes and those of a newer course (`session.resuming`)."""
 
 
 @dataclass

@@ -14,14 +14,17 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from datamount.cli import app as command_line
 from datamount.errors import DatamountError
+from datamount.snapshots import pristine
 from sidecar.__main__ import make_session
 from sidecar.app import create_app
 from sidecar.settings import Settings
 from tests import servers
+from tests.browser.session import notebook
 from tests.gateway import COURSE, GatewaySite, open_workspace, running_gateway
 
 TOKEN = "t" * 43
@@ -101,6 +104,69 @@ def test_an_anonymous_student_comes_back_with_the_key(anonymous: GatewaySite, tm
         assert api.get("/resume").json()["key"] == key
     with sidecar(one, anonymous, "org-course-x1") as api:
         assert api.get("/snapshots/latest/files/report.txt").text == "more work"
+
+
+def ship(folder: Path, files: dict[str, str]) -> Path:
+    """A new pod's home: the course in it, and recorded as such."""
+    work = folder / "work"
+    for name, text in files.items():
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_text(text)
+    pristine.record(work, folder / "state")
+    return work
+
+
+FIRST = {
+    "lesson.ipynb": notebook("task = 1", "print('first')"),
+    "slides.md": "1\n",
+    "old.txt": "old\n",
+    "own.txt": "1\n",
+}
+SECOND = {"lesson.ipynb": notebook("task = 1", "print('second')"), "slides.md": "2\n", "new.txt": "new\n"}
+SECOND["own.txt"] = "2\n"
+
+
+def test_work_comes_back_to_a_course_that_has_moved_on(anonymous: GatewaySite, tmp_path: Path) -> None:
+    """Brought into a session of a newer course, the work has the course's changes too: merged where both changed a
+    notebook, beside where that cannot be, the course's own where the student changed nothing; what the session had is
+    kept as `undo`. The question before says so and changes nothing. A session that was killed before it had brought
+    the work does not stand for it."""
+    one = ship(tmp_path / "one", FIRST)
+    with sidecar(tmp_path / "one", anonymous, "org-course-x1") as api:
+        (one / "lesson.ipynb").write_text(notebook("task = 1  # mine", "print('first')"))
+        (one / "own.txt").write_text("mine\n")
+        (one / "answer.txt").write_text("42\n")
+        saved = api.post("/snapshots", json={}).json()["snapshot"]["id"]
+        key = api.get("/resume").json()["key"]
+    two = ship(tmp_path / "two", SECOND)
+    (two / "begun.txt").write_text("begun")
+    with sidecar(tmp_path / "two", anonymous, "org-course-x2") as api:
+        asked = api.post("/resume", json={"key": key, "dry_run": True}).json()["preview"]
+        assert asked["merged"] == ["lesson.ipynb"]
+        assert asked["replaced"] == ["own.txt"]
+        assert sorted(asked["kept"]) == ["begun.txt", "new.txt", "slides.md"]
+        (beside,) = {*asked["new"]} - {"answer.txt"}
+        assert beside.startswith("own.course-")
+        assert {path.name: path.read_text() for path in two.iterdir()} == SECOND | {"begun.txt": "begun"}
+        restored = api.post("/resume", json={"key": key}).json()["restored"]
+        assert restored["failed"] == []
+        assert sorted(restored["restored"]) == sorted(["answer.txt", "lesson.ipynb", "own.txt", beside])
+        cells = ["".join(cell["source"]) for cell in json.loads((two / "lesson.ipynb").read_text())["cells"]]
+        assert cells == ["task = 1  # mine", "print('second')"]
+        texts = {path.name: path.read_text() for path in two.iterdir() if path.name != "lesson.ipynb"}
+        expected = {"slides.md": "2\n", "new.txt": "new\n", "own.txt": "mine\n", beside: "2\n"}
+        assert texts == expected | {"answer.txt": "42\n", "begun.txt": "begun"}
+        assert "lesson.ipynb" in api.get("/merge").json()["markdown"]
+        assert api.get(f"/snapshots/{restored['undo']}/files/lesson.ipynb").text == SECOND["lesson.ipynb"]
+        assert api.get("/snapshots/latest/files/slides.md").text == "2\n"
+    three = ship(tmp_path / "three", SECOND)
+    client = anonymous.client(user="org-course-x3")
+    client.work_key = SecretStr(key)
+    before = anonymous.workspace(client).save(three, message=f"Before restoring {saved}", reason="auto").version
+    assert before is not None
+    with sidecar(tmp_path / "three", anonymous, "org-course-x4") as api:
+        asked = api.post("/resume", json={"key": key, "dry_run": True}).json()
+        assert asked["version"]["id"] == saved
 
 
 def test_a_link_is_given_listed_and_ended_from_the_command_line(anonymous: GatewaySite, tmp_path: Path) -> None:

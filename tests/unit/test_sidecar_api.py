@@ -247,7 +247,7 @@ def test_restore_can_be_tried_first(api: httpx.Client, settings: Settings) -> No
     (settings.folder / "later.txt").write_text("made since")
     found = api.post(f"{API}/snapshots/{one}/restore", json={"dry_run": True}).json()
     expected = {"dry_run": True, "new": ["report.ipynb"], "replaced": ["notes/a b.txt"], "kept": ["later.txt"]}
-    assert found == expected | {"unchanged": 0, "not_stored": []}
+    assert found == expected | {"merged": [], "unchanged": 0, "not_stored": []}
     assert (settings.folder / "notes/a b.txt").read_text() == "edited"
     assert not (settings.folder / "report.ipynb").exists()
     assert len(api.get(f"{API}/snapshots").json()) == 1
