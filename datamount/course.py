@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from datamount import names
-from datamount.errors import Fault, ManifestError, NotFound, Unavailable, UsageError
+from datamount.errors import Fault, ManifestError, NotFound, Unavailable, UsageError, sayable
 from datamount.manifest import Manifest
 from datamount.manifest.file import load_manifest
 
@@ -152,8 +152,8 @@ def read_course(folder: Path, url: str | None = None) -> Course:
         manifest=manifest,
         repo_url=repo_url,
         ref=_git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}"),
-        name=_last_part(repo_url) if repo_url else folder.name,
-        identity=repo_url or folder.name,
+        name=_last_part(repo_url) if repo_url else sayable(folder.name),
+        identity=repo_url or sayable(folder.name),
     )
 
 

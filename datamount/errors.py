@@ -29,6 +29,11 @@ from typing import Any, ClassVar, Literal
 Who = Literal["you", "the course's author", "the hub's operator", "the data's owner", "the developers of datamount"]
 
 
+def sayable(text: str) -> str:
+    """The text as every document and terminal takes it: of names that are not UTF-8, the other bytes as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class DatamountError(Exception):
     """Base of every error that datamount raises on purpose.
 
@@ -50,8 +55,8 @@ class DatamountError(Exception):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = sayable(message)
+        self.hint = sayable(hint)
         self.who: Who | None = who
         self.transient = transient
         self.retry_after = retry_after

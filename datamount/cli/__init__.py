@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import json
 import os
@@ -51,6 +52,17 @@ def _root(
 
 from datamount.cli import session, manifest, convert, data, work, share, cache, store, cluster  # noqa: E402, I001  (they register on app, in the order of its help)
 
+
+def _unwrap(group: typer.Typer) -> None:
+    """Take the docstrings' line ends out of the help of a group's commands: Typer keeps those of later paragraphs."""
+    for command in group.registered_commands:
+        paragraphs = inspect.getdoc(command.callback).split("\n\n")  # type: ignore[union-attr]
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for inner in group.registered_groups:
+        _unwrap(inner.typer_instance)  # type: ignore[arg-type]
+
+
+_unwrap(app)
 __all__ = ["app", "cache", "cluster", "convert", "data", "main", "manifest", "session", "share", "store", "work"]
 
 

@@ -92,7 +92,7 @@ def warm(
                 progress=shown,
             )
     if as_json:
-        print(status.model_dump_json(indent=1))
+        print_json(status.model_dump(mode="json"))
     error = exit_error(status, only or ())
     if error is not None:
         raise typer.Exit(error.exit_code)

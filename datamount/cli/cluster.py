@@ -127,7 +127,7 @@ def controller(
         if settings.inject:
             read_inject_settings(settings.inject)
         parse(_read(str(settings.policy)).encode(), str(settings.policy))
-        typer.echo(f"{config} and {settings.policy} are valid.")
+        print(f"{config} and {settings.policy} are valid.")
         return
     from datamount.controller.assemble import serve
     from datamount.controller.kube import Kube

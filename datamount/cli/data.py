@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import sys
 import tempfile
@@ -26,11 +25,14 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def opened_course(source: str) -> Iterator[Course]:
     """The course in a folder, or of a git URL, whose clone is gone at the end."""
-    from datamount.course import open_course
+    from datamount.course import is_url, open_course
     from datamount.session.places import apart
 
+    if not is_url(source):
+        yield apart(open_course(source))
+        return
     with tempfile.TemporaryDirectory(prefix="datamount-course-", ignore_cleanup_errors=True) as scratch:
-        yield apart(open_course(source, into=Path(scratch) / "course"))
+        yield open_course(source, into=Path(scratch) / "course")
 
 
 @app.command(
@@ -76,7 +78,7 @@ def fetch(  # noqa: PLR0917  (Typer passes them by name)
             cache=open_cache(cache) if cache else None,
         )
     if as_json:
-        print(status.model_dump_json(indent=1))
+        print_json(status.model_dump(mode="json"))
     elif any(dataset.files_done or dataset.state == "ready" for dataset in status.datasets.values()):
         variables = shlex.quote(str(place.run / names.ENV_FILE))
         print(f"The data is in {place.data}; for its variables: set -a; . {variables}", file=sys.stderr)
@@ -185,7 +187,7 @@ def status(
                     locks[name] = "drifted" if found else "locked, as now"
         known.datasets = {name: known.datasets[name] for name in opened.manifest.datasets}
     if as_json:
-        document = json.loads(known.model_dump_json())
+        document = known.model_dump(mode="json")
         for name, row in document["datasets"].items():
             row["lock"] = locks[name]
             row["drift"] = drifts.get(name)

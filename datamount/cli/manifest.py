@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -79,7 +80,7 @@ def _opened(source: str, as_json: bool) -> Iterator[Course]:
         if as_json:
             raise  # main prints the problem document
         for fault in error.faults:
-            typer.echo(f"{error.file}: {fault}", err=True)
+            print(f"{error.file}: {fault}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from datamount import names
 from datamount.course import Course, normalise_url
-from datamount.errors import DatamountError, ManifestError
+from datamount.errors import DatamountError, ManifestError, sayable
 from datamount.manifest import Manifest
 from datamount.session.places import Places, base
 from datamount.status import Status, StatusFile, read_status
@@ -26,8 +26,8 @@ def bare_course(folder: Path, origin: str | None) -> Course:
         manifest=Manifest(version=1),
         repo_url=url,
         ref=git(folder, "rev-parse", "HEAD") if url else None,
-        name=(url or "").rpartition("/")[2] or folder.name,
-        identity=url or folder.name,
+        name=(url or "").rpartition("/")[2] or sayable(folder.name),
+        identity=url or sayable(folder.name),
     )
 
 
