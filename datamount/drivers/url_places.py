@@ -16,9 +16,10 @@ import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from datamount.credentials import Credential
 from datamount.drivers import files
@@ -118,6 +119,10 @@ class FilePlace(Place):
 class WebPlace(Place):
     """http and https. A credential is sent to the URL's own host only, never along a redirect."""
 
+    def __init__(self, dataset: str, url: str, credential: Credential | None) -> None:
+        super().__init__(dataset, url, credential)
+        self._address = _ascii(url)
+
     def facts(self) -> Facts:
         # A GET of one byte: many servers and all presigned URLs refuse HEAD, and this tells whether ranges work.
         try:
@@ -127,12 +132,9 @@ class WebPlace(Place):
             if error.code != 416:  # an empty file has no first byte
                 raise self._explain(error) from error
             headers, ranges = error.headers, True
-        except (OSError, http.client.HTTPException) as error:
+        except _NO_ANSWER as error:
             raise self._explain(error) from error
-        total = headers.get("Content-Range", "").rpartition("/")[2] if ranges else headers.get("Content-Length", "")
-        size = int(total) if total and total.isdigit() else None
-        dated = f"{headers['Last-Modified']} {size}" if headers.get("Last-Modified") else ""
-        return Facts(size, headers.get("ETag") or dated, ranges, _plain_name(headers.get_filename("")))
+        return Facts(_size(headers, ranges), _version(headers, ranges), ranges, _plain_name(headers.get_filename("")))
 
     def read(self, start: int, stop: int | None, version: str) -> Iterator[Buffer]:
         headers = {}
@@ -141,12 +143,12 @@ class WebPlace(Place):
         try:
             with self._get(headers) as answer:
                 if start and answer.status == 206:
-                    self._same(answer.headers.get("ETag", ""), version)
+                    self._same(_version(answer.headers, True), version)
                 yield from self._body(answer, start, stop)
         except urllib.error.HTTPError as error:
             if error.code != 416:
                 raise self._explain(error) from error
-        except (OSError, http.client.HTTPException) as error:
+        except _NO_ANSWER as error:
             raise self._explain(error) from error
 
     def _body(self, answer: http.client.HTTPResponse, start: int, stop: int | None) -> Iterator[bytes]:
@@ -168,9 +170,9 @@ class WebPlace(Place):
         if whole is not None and received < whole and (left is None or left > 0):
             raise self.unavailable(f"the connection ended after {received} of {whole} bytes")
 
-    def _same(self, etag: str, version: str) -> None:
-        """A part read later must be of the file whose beginning was read before."""
-        if etag and version.startswith(('"', "W/")) and etag != version:
+    def _same(self, found: str, version: str) -> None:
+        """A part read later must be of the file whose beginning was read before: by ETag, or else by date and size."""
+        if found and version and _is_etag(found) == _is_etag(version) and found != version:
             raise VerificationFailed(
                 f'dataset "{self.name}": {self.shown} changed while it was read.',
                 hint="Fetch it again.",
@@ -179,7 +181,7 @@ class WebPlace(Place):
 
     def _get(self, headers: dict[str, str]) -> Any:
         request = urllib.request.Request(
-            self.url, headers={"User-Agent": "datamount", "Accept-Encoding": "identity"} | headers
+            self._address, headers={"User-Agent": "datamount", "Accept-Encoding": "identity"} | headers
         )
         secret = self.credential
         if secret and secret.token:
@@ -280,9 +282,36 @@ class FsspecPlace(Place):
         return self.unavailable(type(error).__name__)
 
 
+_NO_ANSWER = (OSError, http.client.HTTPException, UnicodeError)
+"""UnicodeError: a host whose name is none, such as "a..b"."""
+
+
+def _size(headers: Message, part: bool) -> int | None:
+    """Bytes of the whole file, of an answer with a part or all of it."""
+    total = headers.get("Content-Range", "").rpartition("/")[2] if part else headers.get("Content-Length", "")
+    return int(total) if total.isdecimal() else None
+
+
+def _version(headers: Message, part: bool) -> str:
+    """What tells versions apart: the ETag, else date and size; "" where the server says neither."""
+    dated = f"{headers['Last-Modified']} {_size(headers, part)}" if headers.get("Last-Modified") else ""
+    return str(headers.get("ETag") or dated)
+
+
+def _is_etag(version: str) -> bool:
+    return version.startswith(('"', "W/"))
+
+
+def _ascii(url: str) -> str:
+    """A URL as browsers send what people write: "…/données.csv" becomes "…/donn%C3%A9es.csv"."""
+    safe = "".join(map(chr, range(0x21, 0x7F)))
+    parts = urlsplit(url)
+    return parts._replace(path=quote(parts.path, safe=safe), query=quote(parts.query, safe=safe)).geturl()
+
+
 def _silence(reason: object) -> str:
     """Why a server gave no answer, in words."""
-    if isinstance(reason, socket.gaierror):
+    if isinstance(reason, socket.gaierror | UnicodeError):
         return "there is no such host, or nobody knows it here"
     if isinstance(reason, ssl.SSLError):
         return f"no safe connection ({getattr(reason, 'verify_message', '') or type(reason).__name__})"
@@ -321,9 +350,9 @@ def file_name(url: str) -> str:
 
 def retry_after(value: str) -> float | None:
     """Seconds to wait, of a Retry-After header in either form."""
-    if value.isdigit():
+    if value.isdecimal():
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None

@@ -18,7 +18,7 @@ from datamount.course import read_course
 from datamount.credentials import Credential, FileCredentials
 from datamount.drivers import open_driver
 from datamount.drivers.url_places import file_name, retry_after, shown
-from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError
+from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError, VerificationFailed
 from datamount.fetch import fetch
 from datamount.manifest import Dataset
 from tests import servers
@@ -29,10 +29,11 @@ LARGE = random.Random(1).randbytes(40_000_000)
 
 class Moody(BaseHTTPRequestHandler):
     """/whole ignores ranges; /short ends too early; /status/503 answers that; /to/PORT redirects there; /named/NAME
-    has a name; /cut has ranges and an ETag, and breaks every connection after 12 MB."""
+    has a name; /cut has ranges and an ETag, and breaks every connection after 12 MB; /dated has a date instead."""
 
     seen: list[tuple[int, str, str | None]]
     begun: list[int]
+    date = "Wed, 21 Oct 2015 07:28:00 GMT"
 
     def do_GET(self) -> None:
         port = self.server.server_address[1]
@@ -47,12 +48,12 @@ class Moody(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", f"http://127.0.0.1:{rest[0]}/whole/x.csv")
             self.end_headers()
-        elif kind == "cut":
+        elif kind in ("cut", "dated"):
             first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
             start, stop = int(first), int(last or len(LARGE) - 1) + 1
             self.begun.append(start)
             self.send_response(206)
-            self.send_header("ETag", '"x"')
+            self.send_header(*(("ETag", '"x"') if kind == "cut" else ("Last-Modified", self.date)))
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(LARGE)}")
             self.send_header("Content-Length", str(stop - start))
             self.end_headers()
@@ -141,6 +142,26 @@ def test_a_broken_download_goes_on_where_it_was(moody: tuple[int, int], tmp_path
     assert all(start >= number * 11_000_000 for number, start in enumerate(starts, 1)), starts
 
 
+def test_a_file_that_changes_is_not_mixed(moody: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read of a file after it has changed is refused, though only its date tells that."""
+    driver = open_driver("g", Dataset.model_validate({"url": f"http://127.0.0.1:{moody[0]}/dated/x.bin"}))
+    (item,) = driver.plan(driver.resolve())
+    assert b"".join(driver.open(item, 5, 1000)) == LARGE[5:1000]
+    monkeypatch.setattr(Moody, "date", "Wed, 21 Oct 2015 07:28:01 GMT")
+    with pytest.raises(VerificationFailed, match="changed while it was read"):
+        b"".join(driver.open(item, 5, 1000))
+
+
+def test_addresses_as_people_write_them(moody: tuple[int, int]) -> None:
+    """Letters that are not ASCII are sent as browsers send them, and the file has its name in them."""
+    url = f"http://127.0.0.1:{moody[0]}/whole/données 1.csv?größe=%41".replace(" ", "%20")
+    assert read(url) == BODY
+    assert Moody.seen[-1][1] == "/whole/donn%C3%A9es%201.csv?gr%C3%B6%C3%9Fe=%41"
+    assert file_name(url) == "données 1.csv"
+    with pytest.raises(Unavailable, match="there is no such host"):
+        read("http://a..b/x.csv")
+
+
 @pytest.mark.parametrize(
     ("address", "said", "name"),
     [
@@ -222,3 +243,4 @@ def test_names_and_messages() -> None:
     assert retry_after("12") == 12
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert retry_after("soon") is None
+    assert retry_after("²") is None
