@@ -8,7 +8,6 @@ code as the student's own work: each file whole and verified, or not at all, and
 from __future__ import annotations
 
 import json
-import shutil
 import stat
 import tempfile
 import zipfile
@@ -21,6 +20,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from datamount import room
 from datamount.controller_client import ControllerClient, repeat
 from datamount.errors import DiskFull, Unavailable
 from datamount.objectstore.folder import FolderStore
@@ -64,7 +64,7 @@ def copied(client: ControllerClient, secret: SecretStr, beside: Path) -> Iterato
     """
     version = look(client, secret)
     wanted = {entry.path: entry for entry in version.entries}
-    if shutil.disk_usage(beside).free < 2 * version.info.bytes + _ROOM:
+    if room.free(beside) < 2 * version.info.bytes + _ROOM:
         raise DiskFull(
             f"there is no room for this shared version of {version.info.bytes / 1e6:.4g} MB.",
             hint="Start a new session, or download the version as a zip file.",

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
-import shutil
 import threading
+import time
 from pathlib import Path
 
-from datamount import names
+from datamount import names, room
 from datamount.errors import DiskFull, UsageError
 from datamount.fetch.retries import stopped
 from datamount.progress import human
 
+LOOK_SECONDS = 10.0
+"""How long a look at all that is in a bounded volume is good, with what was written since."""
+LOOK_BYTES = 8 << 20
+
 
 class Space:
-    """Free bytes of the data folder's disk, less what datasets on their way are going to write."""
+    """Free bytes of the data folder's disk or volume, less what datasets on their way are going to write."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
         self._coming: dict[str, int] = {}
         self._mutex = threading.Lock()
+        self._bounded = room.bound(data) is not None
+        self._looked, self._room, self._since = -math.inf, 0, 0
 
     def free(self) -> int:
         """Bytes that nothing on its way has taken."""
         with self._mutex:
-            return shutil.disk_usage(self._data).free - sum(self._coming.values())
+            return self._left() - sum(self._coming.values())
+
+    def _left(self) -> int:
+        if not self._bounded:
+            return room.free(self._data)
+        # All that is there has to be looked at, so that is not done for each page of a plan.
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._room, self._since = room.free(self._data), 0
+            self._looked = time.monotonic()
+        return self._room - self._since
 
     def reserve(self, name: str, size: int) -> None:
         """Set `size` bytes more aside for a dataset, or DiskFull with the figures."""
@@ -41,8 +57,20 @@ class Space:
                 )
             self._coming[name] = mine + max(size, 0)
 
+    def unplanned(self, name: str, size: int) -> None:
+        """Count `size` bytes of which nobody knew before; DiskFull, now and then, when they are too many for a volume
+        that would take them."""
+        if not self._bounded:
+            return
+        with self._mutex:
+            before, self._since = self._since, self._since + size
+            look = before // LOOK_BYTES != self._since // LOOK_BYTES
+        if look:
+            self.reserve(name, 0)
+
     def arrived(self, name: str, size: int) -> None:
         with self._mutex:
+            self._since += size
             if name in self._coming:
                 self._coming[name] = max(self._coming[name] - size, 0)
 

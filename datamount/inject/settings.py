@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +16,16 @@ Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]
 """A Kubernetes quantity, such as "500m" (CPU) or "64Mi" (bytes)."""
 FolderPath = Annotated[str, Field(pattern=r"^(/[^/\x00:$]+)+$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+
+
+_UNITS = {"": 1, **{f"{unit}i": 1024**n for n, unit in enumerate("KMGTPE", 1)}}
+_UNITS |= {unit: 1000**n for n, unit in enumerate("kMGTPE", 1)}
+
+
+def in_bytes(quantity: str) -> int:
+    """A quantity of bytes, rounded down; 0 for one in thousandths."""
+    number, unit = re.fullmatch(r"([0-9.]+)(.*)", quantity).groups()  # type: ignore[union-attr]
+    return int(Decimal(number) * _UNITS.get(unit, 0))
 
 
 class _Strict(BaseModel):

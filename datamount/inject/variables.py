@@ -6,6 +6,7 @@ import copy
 
 from datamount import names
 from datamount.inject.plan import Object, Plan
+from datamount.inject.settings import in_bytes
 
 
 def variables(plan: Plan) -> list[Object]:
@@ -15,6 +16,9 @@ def variables(plan: Plan) -> list[Object]:
     # A container's root is read-only and its user may have no entry in /etc/passwd.
     given |= {"HOME": names.STATE_DIR, "TMPDIR": names.TEMPORARY_DIR}
     given |= {names.ENV_FOLDER: plan.home, names.ENV_DATA: plan.data_dir, names.ENV_RUN: plan.run_dir}
+    for name, size in ((names.ENV_DATA_BYTES, settings.data_size), (names.ENV_STATE_BYTES, settings.state_size)):
+        if size:
+            given[name] = str(in_bytes(size))
     if plan.home_mount is not None:
         given[names.ENV_FOLDER_KEPT] = "1"
     if settings.image_volumes:

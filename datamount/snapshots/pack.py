@@ -6,6 +6,7 @@ read; at most `_WINDOW` files and `_UPLOADS` bundles are held in memory, and `_L
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import secrets
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import zstandard
 
+from datamount import room
 from datamount.errors import Conflict
 from datamount.objectstore import Body, ObjectStore
 from datamount.snapshots.scan import FileChanged, Patience, Reading, VerifiedFile, open_below, printable, read_file
@@ -196,6 +198,8 @@ class Packer:
                     return replace(reading, data=None)
             else:
                 return reading
+        if not _may_copy(reading.size):
+            raise OSError(errno.EAGAIN, "it was being written all the time, and there is no room for a copy of it")
         with tempfile.NamedTemporaryFile(prefix="datamount-") as copy:
             digest = hashlib.sha256()
             with open_below(self.root, path) as file:
@@ -211,8 +215,9 @@ class Packer:
 
     def _put_large(self, full: Path, sha256: str) -> None:
         verified = VerifiedFile(full, sha256)
-        if not _compressible(full):
-            self._put_blob(self._key("blobs", sha256, ""), verified, full.stat().st_size, "raw", sha256)
+        size = full.stat().st_size
+        if not (_may_copy(size) and _compressible(full)):
+            self._put_blob(self._key("blobs", sha256, ""), verified, size, "raw", sha256)
             return
         with tempfile.NamedTemporaryFile(prefix="datamount-") as squeezed:
             with zstandard.ZstdCompressor(level=_LEVEL).stream_writer(squeezed, closefd=False) as writer:
@@ -278,6 +283,12 @@ def bundle(files: Iterable[tuple[str, Encoding, bytes]]) -> tuple[bytes, list[tu
             archive.writestr(info, stored)
             places.append((sha256, encoding, info.header_offset + _ZIP_HEADER + len(name), len(stored)))
     return buffer.getvalue(), places
+
+
+def _may_copy(size: int) -> bool:
+    """Whether there is room for so many bytes where temporary files are: in a pod, on a volume that may not grow over
+    its size."""
+    return size * _LARGE < room.free(Path(tempfile.gettempdir()))
 
 
 def _compressible(full: Path) -> bool:
