@@ -7,6 +7,8 @@ const byId = id => document.getElementById(id);
 
 class Problem extends Error {}
 
+const GONE = 'The Jupyter server does not answer.';
+
 const KEY = /dm[ks]_[A-Za-z0-9_-]{43}/;
 const SHARE = /dms_[A-Za-z0-9_-]{43}/;
 let good = KEY;
@@ -17,20 +19,25 @@ const linked = location.hash.startsWith('#datamount=') || /[?&]datamount=link(&|
 if (linked) history.replaceState(null, '', location.pathname);
 
 async function call(path, body, headers = {}) {
-  const request = { credentials: 'same-origin', headers: { ...headers } };
+  // Also to read: JupyterHub takes no login of a script without it.
+  const request = { credentials: 'same-origin', headers: { ...headers, 'X-XSRFToken': meta('xsrf') } };
   if (body !== undefined) {
     request.method = 'POST';
     request.body = JSON.stringify(body);
     request.headers['Content-Type'] = 'application/json';
-    request.headers['X-XSRFToken'] = meta('xsrf');
   }
   let answer;
   try {
     answer = await fetch(api + path, request);
   } catch {
-    throw new Problem('The Jupyter server does not answer.');
+    throw new Problem(GONE);
   }
   const document = await answer.json().catch(() => ({}));
+  if (!answer.ok && !String(document.type).startsWith('urn:datamount:')) {
+    // Jupyter itself, or a hub or proxy before it.
+    if ([401, 403].includes(answer.status)) throw new Problem('You are signed out of Jupyter. Sign in again, then load this page anew.');
+    if ([424, 502, 503, 504].includes(answer.status)) throw new Problem(GONE);
+  }
   if (!answer.ok) {
     throw new Problem([document.detail || document.message || answer.statusText, document.hint, document.who && `Who can help: ${document.who}.`].filter(Boolean).join(' '));
   }
@@ -102,13 +109,16 @@ async function showMerge(merge) {
   byId('merge').querySelector('pre').textContent = whole.markdown;
 }
 
+/** Only when it changes: a screen reader reads it out each time. */
+function say(text) {
+  if (byId('state').textContent !== text) byId('state').textContent = text;
+}
+
 let shownVersion;
 
 function show(status) {
   const { save, data } = status;
-  const said = sentence(save);
-  // Only when it changes: a screen reader reads it out each time.
-  if (byId('state').textContent !== said) byId('state').textContent = said;
+  say(sentence(save));
   showMerge(status.merge);
   showLimits(status);
   byId('shown').hidden = !save.share;
@@ -247,7 +257,7 @@ function ask(title, { version, preview }, yes, places) {
   byId('question-about').textContent = `Saved ${time(version.time)}${version.message ? `, “${version.message}”` : ''}: ${count(version.files, 'file')}, ${size(version.bytes)}.`;
   byId('places').hidden = !places;
   byId('question-own').hidden = places;
-  const groups = [[places ? 'Replaced by the shared ones' : 'Replaced by what they were then', preview.replaced], ['Not there now, will be added', preview.new], ['Stay as they are', preview.kept]];
+  const groups = [[places ? 'Replaced by the shared ones' : 'Replaced by what they were then', preview.replaced], ['Merged with what the course has changed since', preview.merged], ['Not there now, will be added', preview.new], ['Stay as they are', preview.kept]];
   byId('question-files').replaceChildren(...groups.filter(([, names]) => names.length).map(([heading, names]) => {
     const details = element('details', undefined, { open: names.length <= 8 });
     const rows = element('ul');
@@ -350,44 +360,44 @@ for (const [id, keep] of [['own', false], ['keep', true]]) {
 }
 
 let events;
+let looks;
+
+/** Show the state now; false where nobody says it. */
+async function look() {
+  try {
+    show(await call('status'));
+    return true;
+  } catch (error) {
+    say(`⚠ ${error.message}`);
+    return false;
+  }
+}
+
+function stop() {
+  clearInterval(looks);
+  if (events) events.close();
+  events = undefined;
+}
 
 function listen() {
   if (events || document.hidden) return;
-  events = new EventSource(api + 'events');
-  let heard = false;
-  events.addEventListener('state', event => {
-    heard = true;
-    show(JSON.parse(event.data));
-  });
-  const stream = events;
-  // A proxy on the way may hold the stream back: until it has said something, ask.
-  const asking = setInterval(async () => {
-    if (heard || events !== stream) clearInterval(asking);
-    else await call('status').then(show, () => undefined);
-  }, 10000);
-  events.addEventListener('error', async () => {
-    if (events !== stream) return;
-    // Not left to the browser to try again: what the page says must not outlive the connection.
-    stream.close();
-    events = undefined;
-    try {
-      show(await call('status'));
-    } catch (error) {
-      byId('state').textContent = `⚠ ${error.message}`;
-    }
+  const again = () => {
+    stop();
     setTimeout(listen, 5000);
+  };
+  events = new EventSource(`${api}events?_xsrf=${encodeURIComponent(meta('xsrf'))}`);
+  events.addEventListener('state', event => show(JSON.parse(event.data)));
+  // Not left to the browser to try again: what the page says must not outlive the connection.
+  events.addEventListener('error', () => {
+    again();
+    look();
   });
+  // A proxy on the way may hold the stream back, and its end: JupyterHub's does when a server is stopped.
+  looks = setInterval(async () => (await look()) || again(), 10000);
 }
 
 // A hidden tab must not keep asking: it would look like activity to a proxy in front of the hub.
-document.addEventListener('visibilitychange', () => {
-  if (document.hidden && events) {
-    events.close();
-    events = undefined;
-  } else {
-    listen();
-  }
-});
+document.addEventListener('visibilitychange', () => (document.hidden ? stop() : listen()));
 listen();
 if (arrived) act(() => offer(arrived));
 else if (linked) notice('The key of your link is missing: signing in may have lost it. Open it once more, the whole of it.');

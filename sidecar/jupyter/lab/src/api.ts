@@ -14,6 +14,11 @@ export interface IProblem {
   who?: string | null;
 }
 
+/** Whether the sidecar or our server extension says so, not Jupyter, a hub or a proxy. */
+export function isOurs(problem: IProblem | null): boolean {
+  return !!problem?.type?.startsWith('urn:datamount:');
+}
+
 export interface ISkipped {
   path: string;
   reason: string;
@@ -159,6 +164,8 @@ export interface IFileDifference {
 export interface IPreview {
   new: string[];
   replaced: string[];
+  /** Changed by the student, and since then by the course. */
+  merged: string[];
   kept: string[];
   unchanged: number;
   not_stored: string[];
@@ -350,6 +357,10 @@ export class Client {
     }
     if (!answer.ok) {
       const document = await answer.json().catch(() => ({}));
+      if (!isOurs(document) && (answer.status === 401 || answer.status === 403)) {
+        const hint = 'Sign in again in another tab, then try again here.';
+        throw new ApiError({ detail: 'You are signed out of Jupyter.', hint }, answer.status);
+      }
       const detail = document.detail || document.message || answer.statusText;
       throw new ApiError({ ...document, detail }, answer.status);
     }

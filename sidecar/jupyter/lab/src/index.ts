@@ -95,6 +95,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
     void welcome(app, actions);
     // No one signal tells of every open document's edits, also of those that extensions open.
     window.setInterval(() => actions.look(), LOOK_MILLISECONDS);
+    app.serviceManager.connectionFailure.connect(() => model.doubt());
     app.serviceManager.contents.fileChanged.connect(() => model.setWritten(true));
     window.addEventListener('beforeunload', event => {
       actions.look();

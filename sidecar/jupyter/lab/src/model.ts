@@ -2,7 +2,7 @@
 
 import { ISignal, Signal } from '@lumino/signaling';
 
-import { ApiError, Client, IProblem, IStatus } from './api';
+import { ApiError, Client, IProblem, IStatus, isOurs } from './api';
 
 /**
  * How well we know. "asking": not yet; "connected": `status` is the truth; "absent": this session has no sidecar
@@ -113,6 +113,11 @@ export class SessionModel {
     return !!this.status?.save.share;
   }
 
+  /** Jupyter could not reach its server. A hub's proxy keeps our stream open when it stops a server: ask anew. */
+  doubt(): void {
+    this._stream?.abort();
+  }
+
   private _set(link: Link, problem: IProblem | null = null): void {
     this.link = link;
     this.problem = problem;
@@ -121,7 +126,7 @@ export class SessionModel {
 
   private _fail(error: unknown): void {
     const { status, problem } = error instanceof ApiError ? error : { status: 0, problem: null };
-    const ours = !!problem?.type?.startsWith('urn:datamount:');
+    const ours = isOurs(problem);
     if (!ours && (status === 401 || status === 403)) {
       this._set('signed-out');
     } else if (!ours && SERVER_AWAY.includes(status)) {

@@ -28,7 +28,7 @@ export class Preview extends ReactWidget {
 
 /** The files by what happens to them. Nothing is ever removed. */
 export function Changes({ preview, trans, shared }: IProps): JSX.Element {
-  const nothing = !preview.replaced.length && !preview.new.length;
+  const nothing = !preview.replaced.length && !preview.merged.length && !preview.new.length;
   return (
     <>
       {nothing && <p>{trans.__('All of that is in your folder exactly so already.')}</p>}
@@ -37,6 +37,7 @@ export function Changes({ preview, trans, shared }: IProps): JSX.Element {
         names={preview.replaced}
         trans={trans}
       />
+      <Names title={trans.__('Merged with what the course has changed since')} names={preview.merged} trans={trans} />
       <Names title={trans.__('Not there now, will be added')} names={preview.new} trans={trans} />
       <Names title={trans.__('Not kept with the work (large files of the course)')} names={preview.not_stored} trans={trans} />
       {!nothing && <Names title={trans.__('Stay as they are')} names={preview.kept} trans={trans} />}
