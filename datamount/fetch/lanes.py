@@ -233,7 +233,7 @@ class Lanes:
                 raise
 
         try:
-            self._finished(item, self._budget.call(attempt))
+            self._finished(item, self._budget.call(attempt, there=lambda: self._desk.partial_bytes(item)))
         except Abandoned:
             raise
         except BaseException as error:

@@ -37,6 +37,8 @@ class Policy:
 
 GIVEN_BACK = 0.1
 """Of a retry, for each object that arrives: a source may fail one object in ten for as long as it likes."""
+STEP = 8 << 20
+"""Bytes of an object that must have come since its last error, for the next one to count as its first."""
 
 
 class Budget:
@@ -49,28 +51,32 @@ class Budget:
         self._deadline: float | None = None
         self._mutex = threading.Lock()
 
-    def call(self, action: Callable[[], T]) -> T:
+    def call(self, action: Callable[[], T], *, there: Callable[[], int] = lambda: 0) -> T:
         """The action's result; it is called again after transient errors, after a wait with full jitter.
 
         The error that ends it is raised as it was. A Retry-After is waited for, unless it is longer than the policy
-        allows, which ends it.
+        allows, which ends it. `there`: bytes that the action need not bring again; while they become more, its errors
+        do not add up.
         """
-        attempt = 0
+        attempt = most = 0
         while True:
             try:
                 return action()
             except DatamountError as error:
+                if (now := there()) >= most + STEP:
+                    attempt, most = 0, now
+                    self.progressed(1.0)
                 attempt += 1
                 pause = self._pause(error, attempt)
                 if pause is None or self.stop.wait(pause):
                     raise
 
-    def progressed(self) -> None:
-        """An object arrived: the clock of the next error starts anew."""
+    def progressed(self, retries: float = GIVEN_BACK) -> None:
+        """An object arrived, or much of one: the clock of the next error starts anew."""
         if self._retries:
             with self._mutex:
                 self._deadline = None
-                self._retries = max(0.0, self._retries - GIVEN_BACK)
+                self._retries = max(0.0, self._retries - retries)
 
     def _pause(self, error: DatamountError, attempt: int) -> float | None:
         """Seconds to wait before the next attempt, or None to give up. The clock starts at the first error."""

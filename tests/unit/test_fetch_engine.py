@@ -408,6 +408,31 @@ class Ranged(FolderDriver):
     parallel_ranges = True
 
 
+def test_a_large_object_may_break_as_often_as_it_likes(bench: Bench) -> None:
+    """Where each attempt goes on from where the last one was cut, errors are no reason to give up; where none does,
+    they are, after as many as for any object."""
+    content = os.urandom(50 * MIB)
+    bench.world.put("codes", {"large.bin": content})
+    begun = [0]
+
+    def cut(_item: Item, offset: int) -> None:
+        begun[0] = min(begun[0], offset)
+        if offset - begun[0] >= 9 * MIB:
+            begun[0] = offset + MIB
+            raise Unavailable("cut", transient=True)
+
+    bench.world.before_chunk = cut
+    assert bench.fetch(policy=Policy(attempts=2, retries=3, base=0.001, cap=0.01)).state == "ready"
+    assert bench.files() == {"large.bin": content}
+    assert bench.world.opened["codes/large.bin"] > 4
+
+    bench.world.put("codes", {"large.bin": content[::-1]})
+    bench.world.opened.clear()
+    bench.world.before_chunk = fail_first(10**9, lambda: Unavailable("cut", transient=True))
+    assert bench.fetch(policy=Policy(attempts=2, base=0.001, cap=0.01)).state == "failed"
+    assert bench.world.opened["codes/large.bin"] == 2
+
+
 def test_a_reader_that_wakes_up_late_writes_nothing(bench: Bench) -> None:
     """A range that hung while its object was tried again, and then brings other bytes, changes nothing any more."""
     content = random.Random(3).randbytes(24 * MIB)
