@@ -213,7 +213,7 @@ class LocalSession:
     # --- Work -----------------------------------------------------------------------------------------------------
     def _bring_back(self, store: ObjectStore) -> None:
         """Restore saved work; a store that does not answer is said, and the session goes on without."""
-        self.say(f"store    {self.store}")
+        self.say(f"store    {self.store} (owner {self.options.owner}, course {self.name})")
         workspace = Workspace(store, self.options.owner, self.name)
         try:
             home = bring_home(

@@ -90,7 +90,7 @@ def choose(stream: TextIO | None = None) -> Progress:
 
 def line(name: str, status: DatasetStatus) -> str:
     """A dataset's outcome in one sentence."""
-    files = f"{status.files_done} file{'' if status.files_done == 1 else 's'}, {human(status.bytes_done)}"
+    files = f"{counted(status.files_done, 'file')}, {human(status.bytes_done)}"
     pinned = ", as locked" if status.locked else ""
     if status.state == "ready":
         text = f"{name}: ready ({files}, {status.seconds:.1f} s{pinned})"
@@ -108,6 +108,11 @@ def line(name: str, status: DatasetStatus) -> str:
 def why(name: str, problem: Mapping[str, Any]) -> str:
     """A dataset's error for a line that names the dataset already."""
     return explain(problem).removeprefix(f'dataset "{name}": ')
+
+
+def counted(number: int, noun: str) -> str:
+    """(1, "file") → "1 file"; (12_000, "file") → "12,000 files"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def human(size: float) -> str:

@@ -28,7 +28,7 @@ app.add_typer(group, name="cache", rich_help_panel=OPERATORS)
 @group.command("ls", epilog="Example: [bold]datamount cache ls --cache /var/cache/datamount[/bold]")
 def ls(folder: CacheOption = None, as_json: JsonOption = False) -> None:
     """Show what is in the cache: a row for each source and credential."""
-    from datamount.progress import human
+    from datamount.progress import counted, human
 
     entries = _open(folder).entries()
     if as_json:
@@ -40,8 +40,7 @@ def ls(folder: CacheOption = None, as_json: JsonOption = False) -> None:
         return
     for entry in entries:
         used = f"used {_date(entry.used)}" if entry.objects else "empty"
-        objects = f"{entry.objects:,} object{'' if entry.objects == 1 else 's'}"
-        print(f"{entry.label}: {objects}, {human(entry.size)}, {used}")
+        print(f"{entry.label}: {counted(entry.objects, 'object')}, {human(entry.size)}, {used}")
     print(f"{human(sum(e.size for e in entries))} in all")
 
 

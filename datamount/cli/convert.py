@@ -29,6 +29,7 @@ def convert(
     from datamount import names
     from datamount.convert import convert as run
     from datamount.errors import PartlyDelivered
+    from datamount.progress import counted
 
     found = run(file)
     if not found.datasets:
@@ -52,8 +53,7 @@ def convert(
             raise UsageError(
                 f"{into} was not written ({error.strerror}).", hint="Name another file with --output.", who="you"
             ) from error
-        count = len(found.datasets)
-        print(f"{into}: {count} dataset{'' if count == 1 else 's'} of {found.format}.")
+        print(f"{into}: {counted(len(found.datasets), 'dataset')} of {found.format}.")
     for sentence in found.left_out:
         print(f"left out  {sentence}", file=sys.stderr)
     if found.left_out:

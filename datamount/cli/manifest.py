@@ -34,6 +34,8 @@ def validate(
     transferred: each source is asked for its version and counted. The exit code is 3 when some sources do not answer
     as they should, and the code of the first error when none does. Optional datasets do not count.
     """
+    from datamount.progress import counted
+
     with _opened(course, as_json) as opened:
         report: dict[str, Any] = {
             "course": opened.name,
@@ -43,8 +45,7 @@ def validate(
         }
         errors: list[DatamountError] = []
         if not as_json:
-            count = len(opened.manifest.datasets)
-            print(f"{report['manifest']} is valid: {count} dataset{'' if count == 1 else 's'}.")
+            print(f"{report['manifest']} is valid: {counted(len(opened.manifest.datasets), 'dataset')}.")
         for name, dataset in opened.manifest.datasets.items():
             report["datasets"][name] = entry = {"kind": dataset.kind, "optional": dataset.optional}
             if online:
@@ -113,13 +114,12 @@ def _count(name: str, dataset: Dataset, credentials: Credentials) -> dict[str, A
 
 def _line(name: str, entry: dict[str, Any]) -> str:
     """One dataset's line for a person."""
-    from datamount.progress import human, why
+    from datamount.progress import counted, human, why
 
     said = ""
     if "error" in entry:
         said = f"  {'missing, but optional: ' if entry['optional'] else ''}{why(name, entry['error'])}"
     elif "files" in entry:
-        files = entry["files"]
         size = "size not known before it is read" if entry["bytes"] is None else human(entry["bytes"])
-        said = f"  {files:,} file{'' if files == 1 else 's'}, {size}"
+        said = f"  {counted(entry['files'], 'file')}, {size}"
     return f"  {name:<20} {entry['kind']:<9}{said}".rstrip()

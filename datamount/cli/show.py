@@ -13,6 +13,9 @@ def print_json(document: Any) -> None:
 
 def print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]], empty: str) -> None:
     """A table on a terminal; tab-separated lines for a pipe."""
+    if not rows:
+        print(empty, file=sys.stderr)
+        return
     if not sys.stdout.isatty():
         for row in rows:
             print("\t".join(row))
@@ -21,9 +24,6 @@ def print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]], empty: st
     from rich.table import Table
     from rich.text import Text
 
-    if not rows:
-        print(empty)
-        return
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*map(Text, row))  # as Text: a file name is not markup

@@ -15,7 +15,7 @@ from datamount.cli import OPERATORS, app
 from datamount.cli.options import Endpoint, JsonOption, OnlyCourse, OnlyOwner, Owner, Store
 from datamount.cli.show import print_json, print_table
 from datamount.errors import Unavailable, UsageError, VerificationFailed
-from datamount.progress import human
+from datamount.progress import counted, human
 
 if TYPE_CHECKING:
     from datamount.objectstore import ObjectStore
@@ -57,7 +57,8 @@ def check(  # noqa: PLR0917
                 print(f"  in versions {', '.join(versions)}. What it holds should be changed where it is accepted.")
         read, objects = sum(c.read for c in found), sum(c.objects for c in found)
         print(
-            f"{len(found)} workspaces, {sum(c.versions for c in found)} versions, {objects} objects ({read} read): "
+            f"{counted(len(found), 'workspace')}, {counted(sum(c.versions for c in found), 'version')}, "
+            f"{counted(objects, 'object')} ({read:,} read): "
             f"{len(damage) or 'nothing'} damaged"
         )
     if damage:
@@ -89,8 +90,9 @@ def gc(  # noqa: PLR0917
                 print(f"left alone: {c.workspace}: {c.doubt}", file=sys.stderr)
         would = "would be " if dry_run else ""
         print(
-            f"{len(found)} workspaces: {sum(c.versions_thinned for c in found)} autosaves {would}thinned out, "
-            f"{sum(c.objects_condemned for c in found)} objects {would}marked, "
+            f"{counted(len(found), 'workspace')}: "
+            f"{counted(sum(c.versions_thinned for c in found), 'autosave')} {would}thinned out, "
+            f"{counted(sum(c.objects_condemned for c in found), 'object')} {would}marked, "
             f"{sum(c.objects_removed for c in found)} {would}removed "
             f"({human(sum(c.bytes_removed for c in found))})"
         )
@@ -142,7 +144,7 @@ def purge_user(  # noqa: PLR0917
         print(json.dumps({"owner": owner, "course": course, "deleted": yes, "objects": len(gone), "bytes": size}))
     else:
         verb = "deleted" if yes else "would delete (add --yes)"
-        print(f"{verb} {len(gone)} objects, {human(size)}")
+        print(f"{verb} {counted(len(gone), 'object')}, {human(size)}")
 
 
 @app.command(rich_help_panel=OPERATORS, epilog=f"Example: [bold]datamount doctor {URL}[/bold]")

@@ -14,7 +14,7 @@ from datamount.cli import WORK, app
 from datamount.cli.options import CourseName, Endpoint, JsonOption, Owner, Store
 from datamount.cli.show import print_json, print_table
 from datamount.errors import UsageError
-from datamount.progress import human
+from datamount.progress import counted, human
 
 if TYPE_CHECKING:
     from datamount.snapshots import RestoreReport, VersionInfo, Workspace
@@ -56,7 +56,7 @@ def save(  # noqa: PLR0917  (Typer's way to declare options)
         return
     if result.created:
         new = human(result.bytes_uploaded)
-        print(f"saved {version.id}: {version.files} files, {human(version.bytes)} ({new} new)")
+        print(f"saved {version.id}: {counted(version.files, 'file')}, {human(version.bytes)} ({new} new)")
     else:
         print(f"nothing changed since {version.id}")
     for skipped in result.skipped:
@@ -83,7 +83,11 @@ def history(
         note += " [saved beside another]" if v.parent and parents.count(v.parent) > 1 else ""
         when = v.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
         rows.append((v.id, when, v.reason, str(v.files), human(v.bytes), _shown(note.strip())))
-    print_table(("version", "saved", "reason", "files", "size", "note"), rows, "There is no saved version yet.")
+    print_table(
+        ("version", "saved", "reason", "files", "size", "note"),
+        rows,
+        f"There is no saved version of {owner!r} in {course!r} yet.",
+    )
 
 
 @app.command(rich_help_panel=WORK, epilog=f"Example: [bold]datamount diff 3 latest {WHERE}[/bold]")
@@ -207,7 +211,7 @@ def _export_history(workspace: Workspace, into: Path | None, zip_file: Path | No
     if as_json:
         print_json({"into": where, "versions": count, "failed": _named(missing)})
     else:
-        print(f"wrote {count} versions to {where}")
+        print(f"wrote {counted(count, 'version')} to {where}")
         _print_missing(missing)
     if missing:
         raise typer.Exit(3)
@@ -238,7 +242,7 @@ def _report(report: RestoreReport, into: Path, as_json: bool) -> None:
         print_json(document | {"bytes": report.bytes, "saved_before": saved.id if saved else None})
     else:
         print(
-            f"restored {len(report.restored)} files ({human(report.bytes)}) to {into}, "
+            f"restored {counted(len(report.restored), 'file')} ({human(report.bytes)}) to {into}, "
             f"{len(report.unchanged)} were there already"
         )
         if report.saved_before:

@@ -42,8 +42,8 @@ def test_gc_needs_two_runs_a_day_apart(root: Path) -> None:
     where = ["--store", root.as_uri()]
     FolderStore(root).delete(str(next(root.rglob("00000001-*.json")).relative_to(root)))
     age(root, 25)
-    assert "1 objects would be marked" in run("store", "gc", *where, "--dry-run")
-    assert "1 objects marked, 0 removed" in run("store", "gc", *where)
+    assert "1 object would be marked" in run("store", "gc", *where, "--dry-run")
+    assert "1 object marked, 0 removed" in run("store", "gc", *where)
     assert "0 objects marked, 0 removed" in run("store", "gc", *where)
     age(root, 25)
     assert "1 removed" in run("store", "gc", *where)
