@@ -46,7 +46,7 @@ def fetch(  # noqa: PLR0917  (Typer passes them by name)
     only: OnlyOption = None,
     cache: CacheOption = None,
     budget: Annotated[
-        float | None, typer.Option("--budget", help="Seconds after which to leave the rest for the next fetch.")
+        float | None, typer.Option("--budget", help="Seconds after which to leave the rest for the next fetch.", min=0)
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -27,11 +27,17 @@ def up(  # noqa: PLR0917  (Typer's way to declare options)
     course_name: Annotated[
         str | None, typer.Option(help="The course's name in the store. Default: its repo's URL.")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Jupyter's port. Default: the first free one from 8888.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Jupyter's port. Default: the first free one from 8888.", min=0, max=65535)
+    ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the URL.")] = False,
     cache: CacheOption = None,
-    wait: Annotated[float, typer.Option(help="Seconds that Jupyter waits for the data before it opens anyway.")] = 90.0,
-    save_after: Annotated[float, typer.Option(help="Seconds without a change after which work is saved.")] = 10.0,
+    wait: Annotated[
+        float, typer.Option(help="Seconds that Jupyter waits for the data before it opens anyway.", min=0)
+    ] = 90.0,
+    save_after: Annotated[
+        float, typer.Option(help="Seconds without a change after which work is saved.", min=0)
+    ] = 10.0,
 ) -> None:
     """Open a course: data there, saved work back, JupyterLab with a Save button. Ctrl-C saves and stops."""
     for package in ("jupyterlab", "fastapi", "uvicorn"):

@@ -24,7 +24,7 @@ import urllib3
 from kubernetes.client.exceptions import ApiException
 from pydantic import SecretStr
 
-from datamount.errors import Conflict, Refused, Unavailable
+from datamount.errors import Conflict, Refused, Unavailable, UsageError
 
 SECONDS = 5.0
 """Bound of one call: a session's sidecar waits for it."""
@@ -58,12 +58,19 @@ class Kube:
 
     @classmethod
     def from_environment(cls) -> Kube:
-        """As the pod's service account; outside of a cluster, as the kubeconfig says."""
+        """As the pod's service account; outside of a cluster, as the kubeconfig says. UsageError without either."""
         config: Any = kubernetes.config
         try:
             config.load_incluster_config()
         except config.ConfigException:
-            config.load_kube_config()
+            try:
+                config.load_kube_config()
+            except config.ConfigException as error:
+                raise UsageError(
+                    "no Kubernetes API is known here: this is no pod, and there is no kubeconfig that can be used.",
+                    hint="Run it in the cluster, as the chart does, or set KUBECONFIG; --check needs none.",
+                    who="the hub's operator",
+                ) from error
         return cls(kubernetes.client.ApiClient())
 
     # --- Sessions ---------------------------------------------------------------------------------------------

@@ -70,3 +70,21 @@ def test_a_terminal_that_knows_less_than_unicode(encoding: str, tmp_path: Path) 
     (course / "datamount.yaml").write_text("version: 1\n")
     shown = json.loads(datamount("fetch", course, "--json", PYTHONIOENCODING=encoding).stdout.decode("utf-8"))
     assert shown["course"] == "Übung"
+
+
+def test_a_controller_without_a_cluster_says_so(tmp_path: Path) -> None:
+    """`datamount controller` on a machine that is no pod and has no kubeconfig ends with 2 and names what to set."""
+    config = tmp_path / "controller.yaml"
+    config.write_text(f"policy: {tmp_path / 'policy.yaml'}\n")
+    done = datamount("controller", "--config", config, KUBECONFIG=str(tmp_path / "none"))
+    assert done.returncode == 2
+    assert b"KUBECONFIG" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--port=99999", "--wait=-1", "--save-after=-1"])
+def test_numbers_that_cannot_be_are_refused(option: str, tmp_path: Path) -> None:
+    """`datamount up` refuses a number that no port or time can be before it does anything."""
+    done = datamount("up", tmp_path, option)
+    assert done.returncode == 2
+    assert b"Invalid value" in done.stderr
+    assert done.stdout == b""
