@@ -68,7 +68,7 @@ class Debounce:
         """Whether to save now, given what the last save covered and what is there."""
         if current == saved:
             self._first = None
-            self._seen = current
+            self._seen = saved  # the same, and in memory already
             return False
         if self._first is None:
             self._first = now

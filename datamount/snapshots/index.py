@@ -1,23 +1,29 @@
 """What this machine remembers of a folder between saves, so that an unchanged tree costs neither hashing nor requests.
 
-One file in the state folder; its first line is the sha256 of the rest. Lost, corrupt or of another workspace: the
-next save hashes everything again and asks the store, and nothing else changes.
+One file in the state folder, in lines, so that neither reading nor writing it takes memory beside what it tells; the
+last line is the sha256 of the others. Lost, corrupt or of another workspace: the next save hashes everything again and
+asks the store, and nothing else changes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import IO, Any
 
+from datamount.snapshots.scan import FileStat
 from datamount.snapshots.versionfile import Location, VersionInfo, header, read_header
 from datamount.status import write_atomic
 
 FILE = "index.json"
-_FORMAT = 2
+_FORMAT = 3
+_ROWS = 256
+"""Files a line."""
 _TICK_NS = 20_000_000
 """Kernels stamp files by their timer tick (1–10 ms): a file changed this shortly before it was read could change
 once more without a new time."""
@@ -53,7 +59,7 @@ class Index:
     """When a list of the store last showed `last`, in seconds of this machine's clock."""
     changed: bool = False
 
-    def lookup(self, path: str, stat: os.stat_result) -> str | None:
+    def lookup(self, path: str, stat: FileStat) -> str | None:
         """The sha256 of an unchanged file."""
         known = self.files.get(path)
         same = known and (known.inode, known.size, known.mtime_ns, known.ctime_ns) == (
@@ -64,7 +70,7 @@ class Index:
         )
         return known.sha256 if known and same else None
 
-    def remember(self, path: str, stat: os.stat_result, sha256: str, read_ns: int) -> None:
+    def remember(self, path: str, stat: FileStat, sha256: str, read_ns: int) -> None:
         """Keep a hash, unless the file changed so shortly before it was read that its time proves nothing."""
         tick = _TICK_NS if stat.st_ctime_ns % 1_000_000 else _COARSE_NS
         if stat.st_ctime_ns + tick < read_ns:
@@ -75,20 +81,28 @@ class Index:
 
     def write(self, state_dir: Path) -> None:
         """Replace the index file. Nothing depends on it, so a failure is the caller's to ignore."""
-        document = {
-            "format": _FORMAT,
-            "workspace": self.workspace,
-            "folder": self.folder,
-            "writer": self.writer,
-            "last": header(self.last) if self.last else None,
-            "files": {p: [k.inode, k.size, k.mtime_ns, k.ctime_ns, k.sha256] for p, k in self.files.items()},
-            "locations": {s: list(asdict(place).values()) for s, place in self.locations.items()},
-            "bases": sorted(self.bases),
-            "seen": self.seen,
-        }
-        body = json.dumps(document, separators=(",", ":")).encode()
-        write_atomic(state_dir / FILE, hashlib.sha256(body).hexdigest().encode() + b"\n" + body, 0o600)
+        write_atomic(state_dir / FILE, _sealed(self._lines()), 0o600)
         self.changed = False
+
+    def _lines(self) -> Iterator[bytes]:
+        objects = {key: n for n, key in enumerate(dict.fromkeys(place.object for place in self.locations.values()))}
+        yield _line(
+            {
+                "format": _FORMAT,
+                "workspace": self.workspace,
+                "folder": self.folder,
+                "writer": self.writer,
+                "last": header(self.last) if self.last else None,
+                "bases": sorted(self.bases),
+                "seen": self.seen,
+                "objects": list(objects),
+            }
+        )
+        places = ((s, objects[p.object], p.offset, p.length, p.encoding) for s, p in self.locations.items())
+        known = ((p, k.inode, k.size, k.mtime_ns, k.ctime_ns, k.sha256) for p, k in self.files.items())
+        for kind, rows in (("locations", places), ("files", known)):
+            while rows_of_line := list(islice(rows, _ROWS)):
+                yield _line({kind: rows_of_line})
 
 
 def read_index(state_dir: Path | None, workspace: str, folder: Path) -> Index:
@@ -97,23 +111,47 @@ def read_index(state_dir: Path | None, workspace: str, folder: Path) -> Index:
     if state_dir is None:
         return fresh
     try:
-        digest, _, body = (state_dir / FILE).read_bytes().partition(b"\n")
-        if hashlib.sha256(body).hexdigest().encode() != digest:
-            return fresh
-        document = json.loads(body)
-        if (document["format"], document["workspace"]) != (_FORMAT, workspace):
-            return fresh
-        if document["folder"] != str(folder):
-            return Index(workspace, str(folder), writer=document["writer"])
-        return Index(
-            workspace=workspace,
-            folder=str(folder),
-            writer=document["writer"],
-            last=read_header(document["last"]) if document["last"] else None,
-            files={p: Known(*k) for p, k in document["files"].items()},
-            locations={s: Location(*place) for s, place in document["locations"].items()},
-            bases=set(document["bases"]),
-            seen=float(document["seen"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        with (state_dir / FILE).open("rb") as file:
+            lines = _unsealed(file)
+            head = json.loads(next(lines))
+            if (head["format"], head["workspace"]) != (_FORMAT, workspace):
+                return fresh
+            index = Index(workspace, str(folder), writer=head["writer"])
+            index.last = read_header(head["last"]) if head["last"] else None
+            index.bases, index.seen = set(head["bases"]), float(head["seen"])
+            same: dict[str, str] = {}
+            for line in lines:
+                document = json.loads(line)
+                for sha256, number, *place in document.get("locations", ()):
+                    index.locations[sha256] = Location(head["objects"][number], *place)
+                    same[sha256] = sha256
+                for path, inode, size, mtime_ns, ctime_ns, sha256 in document.get("files", ()):
+                    index.files[path] = Known(inode, size, mtime_ns, ctime_ns, same.get(sha256, sha256))
+        return index if head["folder"] == str(folder) else Index(workspace, str(folder), writer=head["writer"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration):
         return fresh
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode() + b"\n"
+
+
+def _sealed(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines, and one more with their sha256."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line)
+        yield line
+    yield digest.hexdigest().encode()
+
+
+def _unsealed(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines without the last one; ValueError in the end when that is not their sha256."""
+    digest = hashlib.sha256()
+    line = b""
+    for line in file:
+        if line.endswith(b"\n"):
+            digest.update(line)
+            yield line
+    if line != digest.hexdigest().encode():
+        raise ValueError("the index is damaged")

@@ -7,7 +7,7 @@ import os
 import secrets
 import stat as st
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from datamount.snapshots.index import read_index
 from datamount.snapshots.pack import Packed, Packer
 from datamount.snapshots.pristine import Pristine, load_pristine
 from datamount.snapshots.room import LeftOut, pack_within, room_for, worth
-from datamount.snapshots.scan import Found, Scan, printable, scan
+from datamount.snapshots.scan import FileStat, Found, Scan, printable, scan
 from datamount.snapshots.thinning import thin_own
 from datamount.snapshots.versionfile import Entry, Location, Reason, Skipped, Version, VersionInfo, dump, tree_digest
 
@@ -138,9 +138,7 @@ class _Save:
         for sha256 in [s for s, place in self.index.locations.items() if place.object in avoid]:
             del self.index.locations[sha256]
         self.pristine = load_pristine(state_dir)
-        self._aside = aside
-        self._script_put = False
-        self.looking = _Once(aside, history.look)
+        self.aside = _Aside(aside, history, first=self.base is None)
         self.packer = Packer(
             self.store,
             history.prefix,
@@ -148,8 +146,7 @@ class _Save:
             dict(self.index.locations),
             leave=self.pristine.large(LARGE_PRISTINE),
             avoid=avoid,
-            # Asked while the first object goes up, so that the list takes no time of its own.
-            uploading=self._uploading,
+            uploading=self.aside.start,
         )
         self.tight = tight
         self.skipped: list[Skipped] = []
@@ -164,24 +161,13 @@ class _Save:
             raise self.left_out.full()
         if base and tree == base.tree and not self._says_more(base):
             if not self._trusted(base):
-                look = self.looking.result()
+                look = self.aside.look()
                 if not self._is_there(base, look):
                     raise StartAgain("the version of this tree is gone")
                 self._seen()
             self._keep(base, entries)
             return self._result(base, created=False)
         return self._commit(entries, tree)
-
-    def _uploading(self) -> None:
-        self.looking.start()
-        if self.base is None and not self._script_put:
-            self._script_put = True
-            self._aside.submit(self._put_script)
-
-    def _put_script(self) -> None:
-        """The script that restores without us, beside the workspaces. Not part of what a save promises."""
-        with suppress(DatamountError):
-            self.store.put("restore.py", Path(standalone.__file__).read_bytes(), if_absent=True)
 
     # --- The tree -------------------------------------------------------------------------------------------------
 
@@ -273,7 +259,7 @@ class _Save:
     # --- The commit -----------------------------------------------------------------------------------------------
 
     def _commit(self, entries: list[Entry], tree: str) -> SaveResult:
-        look = self.looking.result()
+        look = self.aside.look()
         if self.base and not self._is_there(self.base, look):
             raise StartAgain("the version that it builds on is gone")
         self._not_condemned(entries, look)
@@ -446,22 +432,39 @@ class _Save:
         )
 
 
-class _Once:
-    """A call that is started early, or when its result is wanted, and made once."""
+class _Aside:
+    """What is asked and put while the first object goes up, so that it takes no time of its own.
 
-    def __init__(self, pool: ThreadPoolExecutor, call: Callable[[], Look]) -> None:
+    Apart from `_Save`, which the packer calls back: a circle would keep all that a save knows of its files in memory
+    until the collector of Python comes by.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, history: History, *, first: bool) -> None:
         self._pool = pool
-        self._call = call
-        self._future: Future[Look] | None = None
+        self._history = history
+        self._first = first
+        self._look: Future[Look] | None = None
 
     def start(self) -> None:
-        if self._future is None:
-            self._future = self._pool.submit(self._call)
+        """An upload begins."""
+        self._asked()
+        if self._first:
+            self._first = False
+            self._pool.submit(self._put_script)
 
-    def result(self) -> Look:
-        self.start()
-        assert self._future is not None
-        return self._future.result()
+    def look(self) -> Look:
+        """What the store's list showed; one list for each save."""
+        return self._asked().result()
+
+    def _asked(self) -> Future[Look]:
+        if self._look is None:
+            self._look = self._pool.submit(self._history.look)
+        return self._look
+
+    def _put_script(self) -> None:
+        """The script that restores without us, beside the workspaces. Not part of what a save promises."""
+        with suppress(DatamountError):
+            self._history.store.put("restore.py", Path(standalone.__file__).read_bytes(), if_absent=True)
 
 
 def now() -> float:
@@ -478,7 +481,7 @@ def _inside(state_dir: Path | None, folder: Path) -> list[str]:
 
 
 def _file(  # noqa: PLR0917
-    path: str, stat: os.stat_result, size: int, sha256: str, place: Location | None, pristine: Pristine
+    path: str, stat: FileStat, size: int, sha256: str, place: Location | None, pristine: Pristine
 ) -> Entry:
     shipped = pristine.files.get(path, "")
     return Entry(
@@ -491,7 +494,7 @@ def _file(  # noqa: PLR0917
         location=place,
         pristine=shipped == sha256,
         base=shipped if shipped != sha256 else "",
-        sparse=getattr(stat, "st_blocks", stat.st_size) * 512 < stat.st_size // 2,
+        sparse=stat.st_blocks * 512 < stat.st_size // 2,
     )
 
 

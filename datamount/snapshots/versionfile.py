@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -118,10 +119,15 @@ def dump(version: Version) -> bytes:
         f'"warnings": {json.dumps(list(version.warnings))},',
         f'"deleted": {json.dumps([_named("path", p) | {"sha256": s} for p, s in sorted(version.deleted.items())])},',
         '"entries": [',
-        ",\n".join(json.dumps(_entry(e, number), separators=(",", ":")) for e in version.entries),
-        "]}\n",
     ]
-    return "\n".join(lines).encode()
+    # Piece by piece: of ten thousand files this is two megabytes, and joined strings would be that several times.
+    body = io.BytesIO()
+    body.writelines(f"{line}\n".encode() for line in lines)
+    for n, entry in enumerate(version.entries):
+        body.write(b",\n" if n else b"")
+        body.write(json.dumps(_entry(entry, number), separators=(",", ":")).encode())
+    body.write(b"\n]}\n")
+    return body.getvalue()
 
 
 def load(data: bytes) -> Version:
