@@ -1,14 +1,10 @@
 """JupyterHub without a cluster webhook: the same injection as a hook of KubeSpawner, and a stop that saves first.
 
-In the hub's jupyterhub_config.py (Zero to JupyterHub: hub.extraConfig), with datamount in the hub's image:
+In hub.extraConfig of Zero to JupyterHub or BinderHub, with datamount in the hub's image:
 
-    from datamount.kubespawner import SavingSpawnerMixin, make_hook
-    from kubespawner import KubeSpawner
+    from datamount.kubespawner import make_hook, saving
 
-    class Spawner(SavingSpawnerMixin, KubeSpawner):
-        pass
-
-    c.JupyterHub.spawner_class = Spawner
+    c.JupyterHub.spawner_class = saving(c.JupyterHub.spawner_class)
     c.KubeSpawner.modify_pod_hook = make_hook("/etc/datamount/inject.yaml")
 
 A fault in here never keeps a server from starting or stopping: it is logged, and the hub goes on as without us.
@@ -27,6 +23,7 @@ from typing import Any
 
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from traitlets import Float, HasTraits
+from traitlets.utils.importstring import import_item
 
 from datamount.inject import InjectSettings, inject, read_inject_settings, why_not
 
@@ -134,8 +131,7 @@ class SavingSpawnerMixin(HasTraits):
 
     The hub deletes pods with a grace of one second, too little for a save. It asks through the user's own Jupyter
     server, with the server's own token, so it needs no rights in the cluster and no way to the sidecar. A server that
-    has ended already, does not answer, or has nothing of datamount is stopped as ever. With BinderHub it stands before
-    BinderHub's own spawner: `class Spawner(SavingSpawnerMixin, BinderSpawner)`.
+    has ended already, does not answer, or has nothing of datamount is stopped as ever.
     """
 
     save_timeout = Float(
@@ -160,6 +156,15 @@ class SavingSpawnerMixin(HasTraits):
                 spawner.log.info("datamount: the work of %s is saved", spawner._log_name)
         except Exception as error:
             spawner.log.warning("datamount: no last save before the stop (%s: %s)", type(error).__name__, error)
+
+
+def saving(spawner_class: type | str) -> type:
+    """The hub's spawner (a class, or where to import it from) with a stop that saves first.
+
+    It builds on what the hub has, because BinderHub's own spawner is what gives a server its image and its token.
+    """
+    base = import_item(spawner_class) if isinstance(spawner_class, str) else spawner_class
+    return type(f"Saving{base.__name__}", (SavingSpawnerMixin, base), {})
 
 
 def _server_token(spawner: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,13 +15,17 @@ from typing import Any
 
 import pytest
 import yaml
+from kubespawner import KubeSpawner
+from traitlets import HasTraits
+from traitlets.config import Config
 
 from datamount import names
-from datamount.inject import InjectSettings, inject
+from datamount.inject import InjectSettings, inject, read_inject_settings
+from datamount.kubespawner import SETTINGS_VARIABLE, SavingSpawnerMixin, make_hook, modify_pod_hook
 from tests import servers
 from tests.pod_processes import Pod, wait_for
-
-pytest.importorskip("kubespawner", reason="pip install jupyterhub-kubespawner")
+from tests.unit import kubespawner_pods
+from tests.unit.kubespawner_pods import binderhub_pod
 
 SPAWNER = SimpleNamespace(log=logging.getLogger("test-spawner"))
 OPTIONS = InjectSettings(controller_url="https://datamount-controller.datamount.svc")
@@ -41,9 +46,6 @@ def serialise(pod: Any) -> Any:
 def test_a_model_becomes_an_injected_model(name: str) -> None:
     """A V1Pod comes back as one: what is sent to the API server is what inject makes of what would have been sent;
     the argument is as it was, and containers are still models that another hook can change."""
-    from datamount.kubespawner import make_hook
-    from tests.unit import kubespawner_pods
-
     pod = getattr(kubespawner_pods, name)()
     before = serialise(pod)
     changed = make_hook(OPTIONS)(SPAWNER, pod)
@@ -57,9 +59,6 @@ def test_a_model_becomes_an_injected_model(name: str) -> None:
 
 def test_a_second_hook_changes_nothing() -> None:
     """A pod that is injected already is returned as it is."""
-    from datamount.kubespawner import make_hook
-    from tests.unit.kubespawner_pods import binderhub_pod
-
     hook = make_hook(OPTIONS)
     once = hook(SPAWNER, binderhub_pod())
     assert hook(SPAWNER, once) is once
@@ -67,18 +66,12 @@ def test_a_second_hook_changes_nothing() -> None:
 
 def test_a_dict_stays_a_dict() -> None:
     """Older and newer KubeSpawners may hand a plain pod."""
-    from datamount.kubespawner import make_hook
-    from tests.unit.kubespawner_pods import binderhub_pod
-
     plain = serialise(binderhub_pod())
     assert make_hook(OPTIONS)(SPAWNER, plain) == inject(plain, OPTIONS)
 
 
 def test_the_settings_file_is_named_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`modify_pod_hook` reads the file that DATAMOUNT_INJECT_SETTINGS names; without it the defaults count."""
-    from datamount.kubespawner import SETTINGS_VARIABLE, modify_pod_hook
-    from tests.unit.kubespawner_pods import binderhub_pod
-
     assert modify_pod_hook(SPAWNER, binderhub_pod()).spec.init_containers[-1].image == InjectSettings().image
     file = tmp_path / "inject.yaml"
     file.write_text(yaml.safe_dump({"image": "mine:1"}))
@@ -90,9 +83,6 @@ def test_the_settings_file_is_named_by_a_variable(tmp_path: Path, monkeypatch: p
 def test_no_fault_of_ours_keeps_a_server_from_starting(tmp_path: Path, pod: Any) -> None:
     """Settings that cannot be read, or a pod of no known kind: the pod is returned as it was, with a word in the
     log."""
-    from datamount.kubespawner import make_hook
-    from tests.unit.kubespawner_pods import binderhub_pod
-
     assert make_hook(OPTIONS)(SPAWNER, pod) is pod
     known = binderhub_pod()
     assert make_hook(tmp_path / "none.yaml")(SPAWNER, known) is known
@@ -108,10 +98,6 @@ class Recorder:
 
 
 def make_spawner(url: str | None, **traits: Any) -> Any:
-    from traitlets import HasTraits
-
-    from datamount.kubespawner import SavingSpawnerMixin
-
     class Spawner(SavingSpawnerMixin, Recorder, HasTraits):
         log = logging.getLogger("test-spawner")
         _log_name = "ada"
@@ -167,18 +153,40 @@ def test_stop_saves_first(tmp_path: Path, pods: Callable[..., Pod], make: Callab
     assert any("last.txt" in version.read_text() for version in versions)
 
 
-def test_the_mixin_stands_before_kubespawner() -> None:
-    """Mixed into the real KubeSpawner, its stop comes first and its setting can be configured."""
-    from kubespawner import KubeSpawner
+class BinderSpawner(KubeSpawner):
+    """As in BinderHub's `00-binder`, which chooses the image and the token of each server."""
 
-    from datamount.kubespawner import SavingSpawnerMixin
 
-    class Spawner(SavingSpawnerMixin, KubeSpawner):
-        pass
-
-    assert Spawner.stop is SavingSpawnerMixin.stop
-    assert Spawner.__mro__.index(SavingSpawnerMixin) < Spawner.__mro__.index(KubeSpawner)
-    assert Spawner.class_traits(config=True)["save_timeout"].default_value == 5.0
+@pytest.mark.parametrize("of_the_hub", ["kubespawner.KubeSpawner", BinderSpawner])
+def test_the_documented_configuration_builds_on_the_spawner_of_the_hub(
+    of_the_hub: type | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What docs/operators/install.md writes into the hub's configuration makes the spawner that is there already, of
+    Zero to JupyterHub or BinderHub, inject with the settings beside it and save first at a stop; its own
+    configuration still counts, and ours can be set."""
+    page = Path(__file__).parents[2] / "docs/operators/install.md"
+    values = next(
+        loaded["hub"]
+        for text in re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+        if "extraConfig" in (loaded := yaml.safe_load(text)).get("hub", {})
+    )
+    (given,) = values["extraFiles"].values()
+    file = tmp_path / "inject.yaml"
+    file.write_text(given["stringData"])
+    (written,) = values["extraConfig"].values()
+    assert given["mountPath"] in written
+    config = Config()
+    config.JupyterHub.spawner_class = of_the_hub
+    exec(written.replace(given["mountPath"], str(file)), {"c": config})
+    made = config.JupyterHub.spawner_class
+    base = KubeSpawner if isinstance(of_the_hub, str) else of_the_hub
+    assert issubclass(made, base)
+    assert made.stop is SavingSpawnerMixin.stop
+    assert made.__mro__.index(SavingSpawnerMixin) < made.__mro__.index(base)
+    assert made.class_traits(config=True)["save_timeout"].default_value == 5.0
+    assert base.__name__ in made.section_names()
+    pod = config.KubeSpawner.modify_pod_hook(SPAWNER, binderhub_pod())
+    assert pod.spec.init_containers[-1].image == read_inject_settings(file).image
 
 
 @pytest.mark.parametrize(

@@ -23,15 +23,10 @@ CACHE = Path(__file__).parents[2] / ".cache" / "chp"
 PASSWORD = "only-for-the-test"
 _CONFIG = """\
 import json
-from kubespawner import KubeSpawner
-from datamount.kubespawner import SavingSpawnerMixin, make_hook
+from datamount.kubespawner import make_hook, saving
 
 given = json.load(open({file!r}))
-
-class Spawner(SavingSpawnerMixin, KubeSpawner):
-    pass
-
-c.JupyterHub.spawner_class = Spawner
+c.JupyterHub.spawner_class = saving("kubespawner.KubeSpawner")
 c.JupyterHub.authenticator_class = "dummy"
 c.DummyAuthenticator.password = given["password"]
 c.Authenticator.allow_all = True

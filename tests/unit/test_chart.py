@@ -462,11 +462,16 @@ def test_injected_pod_names_what_the_chart_makes(tmp_path: Path) -> None:
 
 
 @by_values
-def test_notes_name_what_to_set_in_the_hub(case: str) -> None:
-    """NOTES.txt tells the label, the grace period, the image to pull before, and the way without a webhook."""
+def test_notes_name_what_to_set_in_the_hub(case: str, tmp_path: Path) -> None:
+    """NOTES.txt tells the label, the grace period, the image to pull before, and the way without a webhook. The image
+    is the one of the sessions, as zero-to-jupyterhub's puller puts it together (NAME:TAG)."""
     notes = next(text for name, text in render_files(values_of(case)).items() if name.endswith("NOTES.txt"))
     for wanted in ("delete_grace_period", "extraImages", "modify_pod_hook"):
         assert wanted in notes
+    named = re.search(r'name: (\S+)\n +tag: "(\S+)"', notes)
+    assert named is not None
+    injection = read_inject_settings(written(render(values_of(case)), tmp_path)["inject.yaml"])
+    assert f"{named[1]}:{named[2]}" == injection.image
     if values_of(case).get("webhook", {}).get("requireNamespaceLabel", True):
         assert "kubectl label namespace jhub datamount.dev/sessions=enabled" in notes
     assert "{{" not in notes
