@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from datamount.inject import InjectSettings
+from tests.kube.site import Site
 from tests.pod_processes import Pod, make_image
 
 
@@ -27,3 +29,10 @@ def pods(tmp_path: Path) -> Iterator[Callable[..., Pod]]:
     yield make
     for pod in made:
         pod.kill()
+
+
+@pytest.fixture
+def client(site: Site) -> Iterator[TestClient]:
+    """A client of the controller that the test's own `site` has."""
+    with site.client() as client:
+        yield client

@@ -37,12 +37,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def client(site: Site) -> Iterator[TestClient]:
-    with site.client() as client:
-        yield client
-
-
-@pytest.fixture
 def pod(site: Site) -> Object:
     return site.kube.add_pod(session_pod("jupyter-ada"))
 

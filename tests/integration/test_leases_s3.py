@@ -27,15 +27,7 @@ def site(tmp_path: Path, s3: S3Server) -> Iterator[Site]:
     bucket = s3.make_bucket(s3.reader_bucket)
     s3.put(bucket, {"icd/a.csv": b"a", "icd/sub/b.csv": b"b", "icd-private/c.csv": b"c", "one.csv": b"1"})
     with running_site(tmp_path) as site:
-        admin = s3.identities["admin"]
-        grant = {
-            "endpoint_url": s3.endpoint_url,
-            "region": s3.region,
-            "role_arn": s3.role_arn,
-            "access_key_id_file": site.secret_file("s3-id", admin.access_key_id),
-            "secret_access_key_file": site.secret_file("s3-key", admin.secret_access_key),
-            "urls": [f"s3://{bucket}/icd/", f"s3://{bucket}/one.csv", f"s3://{bucket}/many/"],
-        }
+        grant = site.s3_grant(s3, f"s3://{bucket}/icd/", f"s3://{bucket}/one.csv", f"s3://{bucket}/many/")
         allow = [{"images": [IMAGE]}]
         signed = {key: value for key, value in grant.items() if key != "role_arn"} | {"presigned": True}
         whole = grant | {"urls": [f"s3://{bucket}"]}
@@ -49,12 +41,6 @@ def site(tmp_path: Path, s3: S3Server) -> Iterator[Site]:
         }
         site.write_policy({"credentials": {name: {"s3": one, "allow": allow} for name, one in credentials.items()}})
         yield site
-
-
-@pytest.fixture
-def client(site: Site) -> Iterator[TestClient]:
-    with site.client() as client:
-        yield client
 
 
 @pytest.fixture

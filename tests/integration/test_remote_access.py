@@ -290,15 +290,7 @@ def test_a_pod_serves_keys_of_the_controller(
     s3.put(bucket, {"remote/a.csv": b"42", "other/a.csv": b"0"})
     source = {"url": f"s3://{bucket}/remote/", "access": "remote", "credential": "icd"}
     with running_site(tmp_path) as site:
-        admin = s3.identities["admin"]
-        grant = {
-            "endpoint_url": s3.endpoint_url,
-            "region": s3.region,
-            "role_arn": s3.role_arn,
-            "access_key_id_file": site.secret_file("s3-id", admin.access_key_id),
-            "secret_access_key_file": site.secret_file("s3-key", admin.secret_access_key),
-            "urls": [f"s3://{bucket}/remote/"],
-        }
+        grant = site.s3_grant(s3, f"s3://{bucket}/remote/")
         image = COURSE_IMAGE
         site.write_policy({"credentials": {"icd": {"s3": grant, "allow": [{"images": [image]}]}}})
         with serving(site) as url:
@@ -319,7 +311,7 @@ def test_a_pod_serves_keys_of_the_controller(
                 assert done.stdout.strip() == "42", done.stderr[-2000:]
             variables["ICD_URL"] = f"s3://{bucket}/other/"
             assert "AccessDenied" in run("boto3", variables).stderr
-            assert admin.secret_access_key not in (pod.run / "env").read_text()
+            assert s3.identities["admin"].secret_access_key not in (pod.run / "env").read_text()
 
 
 def test_up_serves_the_keys_of_the_credentials_file(

@@ -17,6 +17,7 @@ from datamount.controller.assemble import controller
 from datamount.controller.kube import Kube
 from datamount.controller.settings import Settings
 from tests.kube.server import KubeServer, Object
+from tests.servers import S3Server
 
 IMAGE = "registry.example.edu/binder/org-2dcourse"
 REPO = "https://github.com/org/course"
@@ -63,6 +64,18 @@ class Site:
         path = self.folder / f"secret-{name}"
         path.write_text(value + "\n")
         return str(path)
+
+    def s3_grant(self, s3: S3Server, *urls: str) -> Object:
+        """What a policy says of keys of this server for reading these URLs."""
+        admin = s3.identities["admin"]
+        return {
+            "endpoint_url": s3.endpoint_url,
+            "region": s3.region,
+            "role_arn": s3.role_arn,
+            "access_key_id_file": self.secret_file("s3-id", admin.access_key_id),
+            "secret_access_key_file": self.secret_file("s3-key", admin.secret_access_key),
+            "urls": list(urls),
+        }
 
     def write_policy(self, document: Any) -> None:
         new = self.folder / "policy.new"

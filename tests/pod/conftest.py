@@ -112,16 +112,7 @@ def logged(to: io.StringIO) -> Iterator[None]:
 
 
 def s3_credential(site: Site, s3: servers.S3Server) -> Object:
-    admin = s3.identities["admin"]
-    grant = {
-        "endpoint_url": s3.endpoint_url,
-        "region": s3.region,
-        "role_arn": s3.role_arn,
-        "access_key_id_file": site.secret_file("s3-id", admin.access_key_id),
-        "secret_access_key_file": site.secret_file("s3-key", admin.secret_access_key),
-        "urls": [f"s3://{s3.reader_bucket}/hub/"],
-    }
-    return {"s3": grant, "allow": [{"images": [COURSE_IMAGE]}]}
+    return {"s3": site.s3_grant(s3, f"s3://{s3.reader_bucket}/hub/"), "allow": [{"images": [COURSE_IMAGE]}]}
 
 
 def mysql_credential(site: Site, mariadb: servers.MariaDBServer) -> Object:
