@@ -17,6 +17,11 @@ from datamount.errors import DatamountError, UsageError
 PROBLEM_TYPE = "application/problem+json"
 
 
+class TooLarge(UsageError):
+    http_status = 413
+    title = "The request is too large"
+
+
 def reply(document: dict[str, Any], headers: Any = None) -> JSONResponse:
     return JSONResponse(document, document["status"], headers, media_type=PROBLEM_TYPE)
 

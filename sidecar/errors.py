@@ -10,11 +10,6 @@ class KeyReused(UsageError):
     title = "The Idempotency-Key belongs to another request"
 
 
-class TooLarge(UsageError):
-    http_status = 413
-    title = "The request is too large"
-
-
 class NotWithThisStore(UsageError):
     http_status = 409
     title = "Not available with this store"

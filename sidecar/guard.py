@@ -14,7 +14,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from datamount.errors import DatamountError, Unauthenticated
-from sidecar.errors import Misdirected, TooLarge
+from datamount.problems import PROBLEM_TYPE, TooLarge
+from sidecar.errors import Misdirected
 
 OPEN_PATHS = ("/healthz", "/api/v1/healthz", "/docs", "/openapi.json")
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -89,7 +90,7 @@ async def answer(send: Send, error: DatamountError) -> None:
     """Send an error as its problem document."""
     body = json.dumps(error.problem()).encode()
     headers: list[Any] = [
-        (b"content-type", b"application/problem+json"),
+        (b"content-type", PROBLEM_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
     ]

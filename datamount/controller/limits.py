@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from datamount.errors import UsageError
-from datamount.problems import reply
+from datamount.problems import TooLarge, reply
 
 SMALL = 256 << 10
 BATCH = 2 << 20
 _BATCH, _COMMIT = "/v1/store/batch", "/v1/store/commit"
 """Whose bodies are read when it is known who sends them. FastAPI reads all others before, and 1 MiB of JSON may take
 30 MiB as objects."""
-
-
-class TooLarge(UsageError):
-    http_status = 413
-    title = "The request is too large"
 
 
 class BodyLimit:
