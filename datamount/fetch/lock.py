@@ -20,6 +20,7 @@ from datamount.fetch.pins import (
     drift,
     drift_at,
     dump,
+    in_order,
     read_lock,
     write_lock,
 )
@@ -135,7 +136,7 @@ def _drift(entry: LockEntry, pin: Pin, driver: Driver[Any]) -> list[str] | None:
         return drift_at(driver, entry, pin)
     then = {locked.path: locked.identity for locked in entry.objects}
     now = [replace(item, identity=then.get(item.path, item.identity)) for item in driver.plan(pin)]
-    return drift(entry, pin, now) or None
+    return drift(entry, pin, in_order(now)) or None
 
 
 def _entry(course: Course, name: str, delivery: Delivery) -> LockEntry:

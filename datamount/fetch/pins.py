@@ -145,10 +145,10 @@ def drift_at(driver: Driver[Any], entry: LockEntry, pin: Mapping[str, Any]) -> l
     """What is different at the driver's source, whose version is `pin` now. Of an archive, which changes as a whole, it
     is one sentence: whether a file in it changed that kept its size, only reading all of them would tell."""
     if entry.objects is None or getattr(driver.source, "unpack", None) is None:
-        return drift(entry, pin, driver.plan(pin))
+        return drift(entry, pin, in_order(driver.plan(pin)))
     if dict(pin) == dict(entry.pin):
         return []
-    items = list(driver.plan(pin))
+    items = in_order(driver.plan(pin))
     if not drift(entry, pin, items):
         return []  # the same archive, though its server gives it another version
     then, now = ({found.path: found.size for found in side} for side in (entry.objects, items))
@@ -163,11 +163,14 @@ def drift_at(driver: Driver[Any], entry: LockEntry, pin: Mapping[str, Any]) -> l
 
 
 def drift(entry: LockEntry, pin: Mapping[str, Any], items: Iterable[Item]) -> list[str]:
-    """What is different at the source now, a sentence a difference: `"a.csv": size 3 → 4`. Empty when nothing is."""
+    """What is different at the source now, a sentence a difference: `"a.csv": size 3 → 4`. Empty when nothing is.
+
+    `items` are `in_order`.
+    """
     if entry.objects is None:
         return _changes(entry.pin, pin)
     then = ((found.path, 0, found) for found in entry.objects)
-    now = ((item.path, 1, item) for item in sorted(items, key=lambda item: item.path))
+    now = ((item.path, 1, item) for item in items)
     new, gone, changed = list[str](), list[str](), list[str]()
     for path, group in groupby(heapq.merge(then, now, key=itemgetter(0, 1)), key=itemgetter(0)):
         match [found for _, _, found in group]:
@@ -179,6 +182,11 @@ def drift(entry: LockEntry, pin: Mapping[str, Any], items: Iterable[Item]) -> li
             case _:
                 gone.append(f'"{path}" is gone')
     return [*new, *gone, *changed]
+
+
+def in_order(items: Iterable[Item]) -> list[Item]:
+    """Sorted by path, as the objects of a lock are."""
+    return sorted(items, key=lambda item: item.path)
 
 
 def _changed(old: LockedObject, new: Item) -> list[str]:
