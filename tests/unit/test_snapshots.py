@@ -315,6 +315,31 @@ def test_what_cannot_be_read_is_named_and_the_rest_restored(
         list(workspace.read("latest", "one.bin"))
 
 
+@pytest.mark.parametrize("damage", ["none", "flipped", "cut", "longer"])
+def test_a_file_of_many_parts_comes_whole_or_not_at_all(
+    workspace: Workspace, work: Path, store: FolderStore, tmp_path: Path, damage: str
+) -> None:
+    """Parts that are written side by side appear under the file's name when all of them are right, or nothing does."""
+    large = os.urandom((41 << 20) + 7)
+    write(work, {"large.bin": large})
+    workspace.save(work)
+    place = workspace.version().by_path()["large.bin"].location
+    assert place and place.encoding == "raw"
+    stored = store.root / workspace.prefix / place.object
+    if damage == "flipped":
+        stored.write_bytes(large[: 30 << 20] + b"!" + large[(30 << 20) + 1 :])
+    elif damage == "cut":
+        stored.write_bytes(large[: 30 << 20])
+    write(tmp_path / "out", {"large.bin": b"older"})
+    if damage == "longer":  # than the version says: only that is read
+        stored.write_bytes(large + b"more")
+    report = workspace.restore("latest", tmp_path / "out")
+    whole = damage in ("none", "longer")
+    assert set(report.failed) == (set() if whole else {"large.bin"})
+    assert (tmp_path / "out/large.bin").read_bytes() == (large if whole else b"older")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["large.bin", "nb.ipynb", "src"]
+
+
 def test_restore_chooses_and_finds_what_is_there(workspace: Workspace, work: Path, tmp_path: Path) -> None:
     """A file or a folder alone is restored; what is there already is not written again; other files stay."""
     workspace.save(work)
