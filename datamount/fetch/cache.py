@@ -40,7 +40,7 @@ from datamount.drivers.base import Digest, Item
 from datamount.errors import UsageError, VerificationFailed
 from datamount.fetch.receipts import Receipt
 from datamount.fetch.retries import stopped
-from datamount.fetch.transfer import ALIVE, Attempt, Desk, StoredBody, clone
+from datamount.fetch.transfer import ALIVE, Attempt, Desk, StoredBody, Unreadable, clone
 from datamount.manifest import Dataset
 
 _log = logging.getLogger(__name__)
@@ -203,6 +203,10 @@ class Shelf:
         self._cache = cache
         self._folder = folder
 
+    def broke(self, error: OSError) -> None:
+        """Go on without the cache."""
+        self._cache.broke(error)
+
     def keeps(self, item: Item) -> bool:
         """Whether this object may be kept: one whose version has a name."""
         return bool(item.digest or item.identity) and not item.identity.startswith("unknown:")
@@ -251,14 +255,18 @@ class Shelf:
             return None
         with stream:
             wanted = replace(item, digest=Digest("sha256", sha256), size=size)
+            if os.fstat(stream.fileno()).st_size != size:  # what a power failure leaves
+                self.discard(item, sha256)
+                return None
             try:
                 # Its temporary file has the name that the item itself would have: a resume finds the same.
                 receipt = desk.fetch(wanted, attempt, StoredBody(stream.fileno()), as_item=item)
             except VerificationFailed:
                 self.discard(item, sha256)
                 return None
-            except OSError as error:  # the cache's disk, not the session's
-                self._cache.broke(error)
+            except Unreadable as error:
+                assert isinstance(error.__cause__, OSError)
+                self._cache.broke(error.__cause__)
                 return None
             with contextlib.suppress(OSError):
                 os.utime(stream.fileno())

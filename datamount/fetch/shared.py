@@ -39,15 +39,20 @@ class SharedFiles:
         self.alive()
 
     def open(self, item: Item) -> tuple[IO[bytes], str] | None:
-        """The file, read whole and compared with its SHA-256, and that; None where it is not there, or was damaged."""
+        """The file, read whole and compared with its SHA-256, and that; None where it is not there, damaged, or not to be read."""
         found = self.shelf.find(item)
         if found is None:
             return None
         stream, sha256 = found
         digest = hashlib.sha256()
-        while block := stream.read(_BLOCK):
-            self.alive()
-            digest.update(block)
+        try:
+            while block := stream.read(_BLOCK):
+                self.alive()
+                digest.update(block)
+        except OSError as error:
+            stream.close()
+            self.shelf.broke(error)
+            return None
         if digest.hexdigest() != sha256:
             stream.close()
             self.shelf.discard(item, sha256)

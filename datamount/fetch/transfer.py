@@ -373,17 +373,30 @@ class Desk:
             os.unlink(name, dir_fd=self._partial)
 
 
+class Unreadable(Exception):
+    """The file that a StoredBody is of cannot be read: not an error of the disk that is written to."""
+
+
 class StoredBody:
-    """The bytes of a local file, by its open descriptor: shared with the new file where the file system can."""
+    """The bytes of a local file, by its open descriptor: shared with the new file where the file system can.
+
+    Unreadable where the file cannot be read.
+    """
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
 
     def __iter__(self) -> Iterator[Buffer]:
         position = 0
-        while block := os.pread(self.handle, _READ, position):
+        while block := self._read(position):
             position += len(block)
             yield block
+
+    def _read(self, position: int) -> bytes:
+        try:
+            return os.pread(self.handle, _READ, position)
+        except OSError as error:
+            raise Unreadable from error
 
 
 _FICLONE = 0x40049409

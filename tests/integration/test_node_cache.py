@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -101,10 +102,14 @@ def test_damaged_bytes_are_fetched_again(site: Site) -> None:
     for path in objects[:5]:
         path.write_bytes(b"?" * path.stat().st_size)
     objects[5].unlink()
+    for path, left in ((objects[6], 0), (objects[7], 1000)):  # as a power failure leaves them
+        os.truncate(path, left)
+    with objects[8].open("ab") as longer:
+        longer.write(b"?")
     site.proxy.reset()
     assert site.start("b").wait(60) == 0
     assert site.delivered("b") == site.files
-    assert sum(site.reads().values()) == 6
+    assert sum(site.reads().values()) == 9
     site.proxy.reset()
     assert site.start("c").wait(60) == 0
     assert site.delivered("c") == site.files
@@ -184,6 +189,18 @@ def test_a_course_that_is_refused_gets_nothing_from_the_cache(session: Session, 
     assert session(1).state == "ready"
     assert session(2, allowed=False, course="two").state == "failed"
     assert not (tmp_path / "session2/data/codes/a").exists()
+
+
+def test_a_cache_that_cannot_be_read_costs_nothing_else(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the cache's disk fails, the source is asked."""
+    session(1)
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
+    assert session(2).state == "ready"
+    assert session.world.opened == {"codes/a": 2, "codes/b": 2}  # type: ignore[attr-defined]
 
 
 def test_another_source_or_credential_is_another_scope(session: Session) -> None:
