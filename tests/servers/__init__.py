@@ -11,6 +11,7 @@ port and data, so that a test can take a server away. The classes need nothing o
 
 from tests.servers.azure import AzureServer
 from tests.servers.base import Server, answers, require, running
+from tests.servers.jupyterhub import JupyterHubServer
 from tests.servers.mariadb import MariaDBServer
 from tests.servers.mysql import mariadb_or_mysql
 from tests.servers.pachyderm import PachydermServer, RunningPachd
@@ -25,6 +26,7 @@ __all__ = [
     "AzureServer",
     "HTTPServer",
     "Identity",
+    "JupyterHubServer",
     "MariaDBServer",
     "Missing",
     "PachydermServer",
