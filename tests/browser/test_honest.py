@@ -46,14 +46,17 @@ def test_signed_out_or_gone(course: Path, up: Up, student: Students) -> None:
 
 
 def test_the_next_day(course: Path, up: Up, student: Students) -> None:
-    """A time of yesterday gets its date at midnight, in a tab where nothing happens."""
-    ada = student(up(course, "--save-after", "600").open())
+    """A time of yesterday gets its date at midnight, in a tab where nothing happens. In a small window, too, nothing of
+    the panel is cut off in Notebook 7."""
+    ada = student(up(course, "--save-after", "600").open(), viewport={"width": 900, "height": 700})
     ada.page.clock.install()
     ada.open("notebooks/lesson.ipynb")
     ada.save()
     assert re.fullmatch(r"Saved to storage \d{1,2}:\d\d\s[AP]M", ada.state("good"))
     ada.page.clock.set_system_time(datetime.now() + timedelta(days=1))
     expect(ada.page.locator(".dm-State")).to_have_text(re.compile(r"Saved to storage \w+ \d{1,2}, \d{4}"))
+    assert ada.history_panel().evaluate("panel => panel.getBoundingClientRect().right <= innerWidth")
+    ada.shot("small")
 
 
 def test_the_page_without_its_server(tmp_path: Path, student: Students) -> None:

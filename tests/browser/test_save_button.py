@@ -14,7 +14,7 @@ def test_save_in_the_browser(course: Path, up: Callable[..., Session], student: 
     ada = student(session.open())
     ada.open("lab/tree/lesson.ipynb")
     ada.type("\n# edited in the browser")
-    assert ada.state("pending") == "Edits in 1 open document are not saved"
+    assert ada.state("pending") == "Unsaved edits in 1 open document"
     ada.save()
     assert "Saved to storage" in ada.state("good")
     assert "edited in the browser" in (course / "lesson.ipynb").read_text()

@@ -148,7 +148,7 @@ def test_a_share_is_read_only(
             assert "# tried by Bob" in stored.text
             bob.shot("back")
             # Where a sign-in lost the key on the way, the link can be pasted.
-            field = bob.history_panel().get_by_label("Link to work that somebody shared")
+            field = bob.history_panel().get_by_label("Link that somebody gave you")
             field.fill(link)
             bob.page.get_by_role("button", name="Show what it holds").click()
             bob.dialog().get_by_text("In place of my files").wait_for()

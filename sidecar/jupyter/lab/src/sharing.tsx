@@ -36,9 +36,7 @@ export function Sharing({ actions, panel }: IProps): JSX.Element | null {
     <>
       {found.kind === 'work-key' && <Resume resume={found} actions={actions} />}
       <Links actions={actions} panel={panel} />
-      {(found.kind === 'user' || found.key) && (
-        <Paste label={actions.trans.__('Link to work that somebody shared')} pattern={/dms_[A-Za-z0-9_-]{43}/} actions={actions} />
-      )}
+      {(found.kind === 'user' || found.key) && <Look actions={actions} />}
     </>
   );
 }
@@ -78,6 +76,17 @@ function Resume({ resume, actions }: { resume: IResumeKey; actions: Actions }): 
           actions={actions}
         />
       )}
+    </section>
+  );
+}
+
+/** For who has begun work of their own: to look at that of others. Before, the place for keys takes such links too. */
+function Look({ actions }: { actions: Actions }): JSX.Element {
+  const { trans } = actions;
+  return (
+    <section aria-label={trans.__('Look at shared work')}>
+      <h2>{trans.__('Look at shared work')}</h2>
+      <Paste label={trans.__('Link that somebody gave you')} pattern={/dms_[A-Za-z0-9_-]{43}/} actions={actions} />
     </section>
   );
 }

@@ -53,7 +53,7 @@ export function describe(model: SessionModel, trans: TranslationBundle): IState 
     }
   }
   if (model.unsaved.length) {
-    const short = trans._n('Edits in %1 open document are not saved', 'Edits in %1 open documents are not saved', model.unsaved.length);
+    const short = trans._n('Unsaved edits in %1 open document', 'Unsaved edits in %1 open documents', model.unsaved.length);
     return { mood: 'pending', short, long: [short + '.', last && last + '.'].filter(Boolean).join(' ') };
   }
   if (save.state === 'changed') {
