@@ -3,7 +3,7 @@
     python tests/screenshots.py
 
 Starts what `make demo` starts, runs the notebook in a real browser, and saves, so that they show what a student sees.
-Needs Debian's chromium.
+Links to work are of hubs only: for their pictures two sessions run on a controller's gateway. Needs Debian's chromium.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
-from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, FloatRect, Page, ViewportSize, sync_playwright  # noqa: E402
 from playwright.sync_api import TimeoutError as Timeout  # noqa: E402
 
+from tests.browser.environments import Pod, environment  # noqa: E402
+from tests.browser.session import Student, notebook  # noqa: E402
 from tests.demo_jupyter import Jupyter  # noqa: E402
 from tests.demo_session import Session  # noqa: E402
 from tests.demo_site import Site  # noqa: E402
-from tests.servers import program  # noqa: E402
+from tests.gateway import running_gateway  # noqa: E402
+from tests.integration.test_gateway_sidecar import sidecar  # noqa: E402
+from tests.servers import S3Server, program  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 FAILED = ROOT / "tests" / "output" / "screenshots-failed.png"
@@ -106,6 +111,39 @@ def take(page: Page, server: Jupyter) -> None:
     picture(page, "data")
 
 
+def take_sharing(browser: Browser, folder: Path) -> None:
+    """A link to one's work, and what who follows it sees."""
+    addresses = {"public_url": "https://hub.example.edu/dm", "hub_url": "https://hub.example.edu"}
+    pods = Pod(folder / "ada"), Pod(folder / "bob")
+    for pod in pods:
+        (pod.work / "reports.ipynb").write_text(notebook("question = 'Is the effusion new?'"))
+    python = environment("jupyterlab>=4")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        S3Server() as s3,
+        running_gateway(folder, s3, patch, anonymous=True, **addresses) as site,
+    ):
+        with sidecar(pods[0].folder, site, "course-1"), pods[0].jupyter(python, "jupyterlab") as jupyter:
+            ada = Student(browser.new_page(viewport=SIZE), jupyter, FAILED.parent)
+            ada.open("lab/tree/reports.ipynb")
+            ada.type("\nanswer = 'Yes, since the last report.'")
+            ada.save()
+            ada.history()
+            ada.page.get_by_role("button", name="Make a link").click()
+            link = ada.page.get_by_text("user-redirect").inner_text()
+            ada.page.locator("#datamount-history").evaluate("panel => panel.scrollTo(0, panel.scrollHeight)")
+            picture(ada.page, "share", clip={"x": 1000, "y": 150, "width": 328, "height": 676})
+        with sidecar(pods[1].folder, site, "course-2"), pods[1].jupyter(python, "jupyterlab") as jupyter:
+            bob = Student(browser.new_page(viewport=SIZE), jupyter, FAILED.parent)
+            bob.open("lab/tree/reports.ipynb", key=link.rpartition("=")[2])
+            bob.dialog().get_by_text("In place of my files").wait_for()
+            picture(bob.page, "look", clip={"x": 280, "y": 230, "width": 800, "height": 400})
+            bob.dialog().get_by_role("button", name="Show it").click()
+            bob.page.locator(".dm-State", has_text="Read-only share").wait_for()
+            bob.history_panel()
+            picture(bob.page, "shared", clip={"x": 290, "y": 0, "width": 1070, "height": 430})
+
+
 def main() -> int:
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="datamount-shots-") as name, Site(Path(name) / "site", say=print) as site:
@@ -125,6 +163,7 @@ def main() -> int:
                     page.screenshot(path=FAILED)
                     print(f"timed out at {FAILED}", file=sys.stderr)
                     raise
+                take_sharing(browser, folder / "sharing")
                 browser.close()
             session.interrupt()
         finally:
