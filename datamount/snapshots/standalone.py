@@ -43,7 +43,7 @@ def restore(workspace: Path, wanted: str, into: Path) -> int:
                     raise ValueError("the stored bytes are damaged")
                 with open(target, "wb") as file:
                     file.write(data)
-                os.chmod(target, entry["mode"])
+                os.chmod(target, entry["mode"] & 0o777)
                 os.utime(target, ns=(entry["mtime_ns"], entry["mtime_ns"]))
         except (OSError, KeyError, ValueError, subprocess.SubprocessError) as error:
             failed += 1

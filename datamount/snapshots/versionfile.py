@@ -213,7 +213,7 @@ def _read_entry(document: dict[str, Any], objects: list[str]) -> Entry:
     return Entry(
         path=_name(document, "path"),
         type=document["type"],
-        mode=document["mode"],
+        mode=int(document["mode"]) & 0o777,  # whoever wrote it: a restore by root must not make a setuid program
         mtime_ns=document["mtime_ns"],
         size=document.get("size", 0),
         sha256=document.get("sha256", ""),

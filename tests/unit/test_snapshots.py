@@ -6,7 +6,9 @@ import errno
 import json
 import mmap
 import os
+import re
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -371,6 +373,25 @@ def test_a_hostile_path_is_refused(store: FolderStore, tmp_path: Path, path: str
     report = restore_entries([entry], tmp_path / "into", Content(store, ""))
     assert set(report.failed) == {path}
     assert list((tmp_path / "into").iterdir()) == []
+
+
+def test_a_restore_makes_no_setuid_program(
+    store: FolderStore, workspace: Workspace, work: Path, tmp_path: Path
+) -> None:
+    """A version that says so, written by whoever had the right to write one, gives no file another user's rights: not
+    by `restore`, and not by the script that the store holds."""
+    (work / "nb.ipynb").chmod(0o755)
+    saved = workspace.save(work).version
+    assert saved is not None
+    stored = store.root / workspace.prefix / f"versions/{saved.id}.json"
+    told = stored.read_bytes()
+    stored.write_bytes(re.sub(rb'"mode": ?493', b'"mode":%d' % 0o6755, told))
+    assert stored.read_bytes() != told
+    assert not Workspace(store, "ann", workspace.course).restore("latest", tmp_path / "one").failed
+    command = [sys.executable, standalone.__file__, str(store.root / workspace.prefix), "latest", str(tmp_path / "two")]
+    subprocess.run(command, check=True, timeout=60)
+    for into in ("one", "two"):
+        assert stat.S_IMODE((tmp_path / into / "nb.ipynb").stat().st_mode) == 0o755, into
 
 
 def test_a_link_never_leads_a_restore_out(workspace: Workspace, work: Path, tmp_path: Path) -> None:
