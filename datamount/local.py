@@ -17,21 +17,21 @@ import time
 import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from datamount import names, progress
-from datamount.course import Course, NoManifest, is_url, normalise_url, open_course, split_ref
+from datamount.course import Course
 from datamount.credentials import FileCredentials
-from datamount.errors import DatamountError, ManifestError, Unavailable, UsageError, explain
+from datamount.errors import DatamountError, Unavailable, explain
 from datamount.fetch import fetch, remote_access
 from datamount.fetch.environment import read_environment
 from datamount.objectstore import ObjectStore, open_store
 from datamount.session.children import Child
 from datamount.session.homecoming import bring_home
-from datamount.session.launch import bare_course, bug, git, link_data, report_fault
+from datamount.session.launch import bug, link_data, report_fault
 from datamount.session.machine import answers, find_port, only_session
+from datamount.session.opening import open_leniently
 from datamount.session.places import Places, apart, base, folder_of, keep, places
 from datamount.snapshots import Workspace
 from datamount.status import DatasetStatus, read_status, write_atomic
@@ -367,41 +367,6 @@ class Spoken(progress.Silent):
 
     def finish(self, name: str, status: DatasetStatus) -> None:
         self._say(f"data     {progress.line(name, status)}")
-
-
-def open_leniently(source: str, say: Callable[[str], None]) -> tuple[Course, DatamountError | None]:
-    """The course, and what is wrong with its manifest; a folder without a usable manifest still opens.
-
-    A URL is cloned into a folder of the repo's name below the current one, or found there from an earlier time.
-    """
-    into = _clone_of(source, say) if is_url(source) else None
-    if into is not None and (into / ".git").exists():
-        source = str(into)
-    folder = into or Path(source).expanduser()
-    try:
-        return open_course(source, into), None
-    except (NoManifest, ManifestError) as error:
-        # A course without a manifest is a notebook folder like any other.
-        fault: DatamountError = error
-    folder = folder.resolve()
-    return bare_course(folder, git(folder, "config", "--get", "remote.origin.url")), fault
-
-
-def _clone_of(source: str, say: Callable[[str], None]) -> Path:
-    """Where the clone of this URL belongs. UsageError where something else has the place."""
-    url, _ = split_ref(source)
-    wanted = normalise_url(url)
-    into = Path.cwd() / wanted.rpartition("/")[2]
-    if not (into / ".git").exists():
-        say(f"cloning  the course into {into}")
-        return into
-    origin = git(into, "config", "--get", "remote.origin.url")
-    if origin is None or normalise_url(origin) != wanted:
-        raise UsageError(
-            f"{into} is there already and is no clone of {wanted}.", hint="Run this in another folder.", who="you"
-        )
-    say(f"found    {into}, of an earlier time. For a newer version of the course move it away: saved work comes back")
-    return into
 
 
 def leave(code: int) -> NoReturn:

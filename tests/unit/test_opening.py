@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from datamount.errors import UsageError
-from datamount.local import open_leniently
+from datamount.session.opening import open_leniently
 
 
 def publish(folder: Path, text: str) -> str:
