@@ -39,7 +39,7 @@ class SharedFiles:
         self.alive()
 
     def open(self, item: Item) -> tuple[IO[bytes], str] | None:
-        """The file, read whole and compared with its SHA-256, and that; None where it is not there, damaged, or not to be read."""
+        """The file, read whole and compared with its SHA-256, and that; None where there is none that is good."""
         found = self.shelf.find(item)
         if found is None:
             return None
