@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-import stat as st
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,20 +17,17 @@ from datamount.objectstore import Limited
 from datamount.snapshots import standalone
 from datamount.snapshots.bases import put_base, sha256_of, stored_bases
 from datamount.snapshots.condemned import SAVE_LIMIT
-from datamount.snapshots.excludes import Excludes
 from datamount.snapshots.history import History, Look
 from datamount.snapshots.index import read_index
-from datamount.snapshots.pack import Packed, Packer
-from datamount.snapshots.pristine import Pristine, load_pristine
-from datamount.snapshots.room import LeftOut, pack_within, room_for, worth
-from datamount.snapshots.scan import FileStat, Found, Scan, printable, scan
+from datamount.snapshots.pack import Packer
+from datamount.snapshots.pristine import load_pristine
+from datamount.snapshots.room import LeftOut
+from datamount.snapshots.taking import LARGE_PRISTINE, Taking, inside
 from datamount.snapshots.thinning import thin_own
-from datamount.snapshots.versionfile import Entry, Location, Reason, Skipped, Version, VersionInfo, dump, tree_digest
+from datamount.snapshots.versionfile import Entry, Reason, Skipped, Version, VersionInfo, dump, tree_digest
 
 log = logging.getLogger(__name__)
 
-LARGE_PRISTINE = 10 * 1000 * 1000
-"""Bytes. A larger file that is exactly as the course ships it is listed, not stored."""
 TRUST = 3.5 * 3600.0
 """Seconds for which a version of this folder's own is taken to be there without asking. Less than the sidecar's
 `check_every`, so that each of its checks asks."""
@@ -154,7 +149,7 @@ class _Save:
         self.warnings: list[str] = []
 
     def run(self) -> SaveResult:
-        entries = self._entries()
+        entries = self._take()
         tree = tree_digest(entries)
         base = self.base
         if self.left_out.missed and (tree == base.tree if base else not any(e.type == "file" for e in entries)):
@@ -169,92 +164,21 @@ class _Save:
             return self._result(base, created=False)
         return self._commit(entries, tree)
 
-    # --- The tree -------------------------------------------------------------------------------------------------
-
-    def _entries(self) -> list[Entry]:
-        seen = scan(self.folder, Excludes(self.draft.exclude, skip=_inside(self.state_dir, self.folder)))
-        self.skipped += seen.skipped
-        files = self._within(seen)
-        packer, index = self.packer, self.index
-        hashes: dict[str, str] = {}
-        stats = {f.path: f.stat for f in files}
-        sizes = {f.path: f.stat.st_size for f in files}
-        to_read = []
-        for found in files:
-            sha256 = None if found.path in seen.writing else index.lookup(found.path, found.stat)
-            if sha256 and (sha256 in packer.locations or packer.leave.get(found.path) == sha256):
-                hashes[found.path] = sha256
-            else:
-                to_read.append(found)
-        for packed in self._pack(to_read, len(files)):
-            hashes[packed.path] = packed.reading.sha256
-            stats[packed.path] = packed.reading.stat
-            sizes[packed.path] = packed.reading.size
-            index.remember(packed.path, packed.reading.stat, packed.reading.sha256, packed.reading.read_ns)
-            if packed.reading.warning:
-                self.warnings.append(packed.reading.warning)
-        others = [_other(found) for found in seen.found if not found.is_file]
-        kept = [e for path, why in (seen.unreadable | packer.unread).items() for e in self._unreadable(path, why)]
-        for path in index.files.keys() - hashes.keys():
-            del index.files[path]
-            index.changed = True
-        entries = [
-            *(_file(p, stats[p], sizes[p], s, packer.locations.get(s), self.pristine) for p, s in hashes.items()),
-            *self.left_out.kept,
-            *({e.path: e for e in [*kept, *others]}.values()),
-        ]
-        self.skipped += self.left_out.skipped
-        self.warnings += self.left_out.warnings
-        entries.sort(key=lambda e: e.path)
+    def _take(self) -> list[Entry]:
+        taking = Taking(
+            self.folder,
+            self.index,
+            self.packer,
+            self.pristine,
+            self._before,
+            self.draft.exclude,
+            inside(self.state_dir, self.folder),
+            self.draft.max_bytes,
+            self.tight,
+        )
+        entries = taking.entries()
+        self.skipped, self.warnings, self.left_out = taking.skipped, taking.warnings, taking.left_out
         return entries
-
-    def _unreadable(self, path: str, why: str) -> list[Entry]:
-        """What the version before holds of a file or folder that cannot be read: a version without it would restore
-        without it."""
-        kept = [e for e in self._before().values() if e.path == path or e.path.startswith(f"{path}/")]
-        why = f"cannot be read ({why})"
-        if kept:
-            self.warnings.append(f"{printable(path)} {why}; what was saved of it before is kept")
-        else:
-            self.skipped.append(Skipped(path, why))
-            self.warnings.append(f"{printable(path)} {why}")
-        return kept
-
-    def _before(self) -> Mapping[str, Entry]:
-        """What the version before holds."""
-        if self._before_entries is None:
-            try:
-                self._before_entries = self.history.version(self.base.id).by_path() if self.base else {}
-            except NotFound:
-                raise StartAgain("the version that it builds on is gone") from None
-        return self._before_entries
-
-    def _within(self, seen: Scan) -> list[Found]:
-        """The files to save: all, or those that fit the limit, notebooks and small ones first."""
-        files = [f for f in seen.found if f.is_file]
-        limit = self.draft.max_bytes
-        if limit is None:
-            return files
-        left = limit
-        kept = set()
-        for found in sorted(files, key=worth):
-            size = 0 if self._listed_only(found) else found.stat.st_size
-            if size <= left:
-                left -= size
-                kept.add(found.path)
-            else:
-                self.left_out.beyond(found, limit)
-        return [f for f in files if f.path in kept]
-
-    def _pack(self, files: list[Found], count: int) -> Iterator[Packed]:
-        """Store these files, of `count` in all; those that there is no room for are left out."""
-        room = room_for(files, self.store, tight=self.tight)
-        if room is None:
-            return self.packer.pack(found.path for found in files)
-        return pack_within(self.packer, files, room, self._before(), self._listed_only, self.left_out, count)
-
-    def _listed_only(self, found: Found) -> bool:
-        return self.pristine.listed_only(found.path, found.stat.st_size, LARGE_PRISTINE)
 
     # --- The commit -----------------------------------------------------------------------------------------------
 
@@ -377,6 +301,15 @@ class _Save:
         self._seen()
         return version.info
 
+    def _before(self) -> Mapping[str, Entry]:
+        """What the version before holds."""
+        if self._before_entries is None:
+            try:
+                self._before_entries = self.history.version(self.base.id).by_path() if self.base else {}
+            except NotFound:
+                raise StartAgain("the version that it builds on is gone") from None
+        return self._before_entries
+
     def _says_more(self, base: VersionInfo) -> bool:
         """Whether this save says what the version of the same tree does not: that it is to stay, or a message."""
         if self.draft.reason != "manual":
@@ -470,39 +403,3 @@ class _Aside:
 def now() -> float:
     """Seconds that also pass while the machine sleeps, where the system tells."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.time()
-
-
-def _inside(state_dir: Path | None, folder: Path) -> list[str]:
-    """The state folder as a path below the folder, when it is there: it is not the student's work."""
-    with suppress(ValueError):
-        if state_dir is not None:
-            return [Path(os.path.abspath(state_dir)).relative_to(folder).as_posix()]  # noqa: PTH100
-    return []
-
-
-def _file(  # noqa: PLR0917
-    path: str, stat: FileStat, size: int, sha256: str, place: Location | None, pristine: Pristine
-) -> Entry:
-    shipped = pristine.files.get(path, "")
-    return Entry(
-        path,
-        "file",
-        st.S_IMODE(stat.st_mode) & 0o777,
-        stat.st_mtime_ns,
-        size=size,
-        sha256=sha256,
-        location=place,
-        pristine=shipped == sha256,
-        base=shipped if shipped != sha256 else "",
-        sparse=stat.st_blocks * 512 < stat.st_size // 2,
-    )
-
-
-def _other(found: Found) -> Entry:
-    return Entry(
-        found.path,
-        "folder" if found.is_folder else "link",
-        st.S_IMODE(found.stat.st_mode) & 0o777,
-        found.stat.st_mtime_ns,
-        target=found.target,
-    )
