@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -284,16 +285,17 @@ def _clone(url: str, ref: str | None, target: Path) -> None:
     """A shallow checkout of `ref` (default: the remote's HEAD) at `target`; see `open_course` for what is raised."""
     if target.exists() and any(target.iterdir()):
         raise UsageError(f'"{target}" is not empty, so no course is cloned into it.', who="you")
-    existed = target.exists()
-    target.mkdir(parents=True, exist_ok=True)
+    # Beside its place first: a clone whose end was a kill must not be found there as a course without files.
+    part = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
     safe = ["-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never", "-c", "submodule.recurse=false"]
     steps = [
-        ["init", "--quiet", "--template=", "--", str(target)],
-        ["-C", str(target), "remote", "add", "--", "origin", url],
-        ["-C", str(target), "fetch", "--quiet", "--depth=1", "--no-tags", "--", "origin", ref or "HEAD"],
-        ["-C", str(target), "checkout", "--quiet", "--detach", "FETCH_HEAD"],
+        ["init", "--quiet", "--template=", "--", str(part)],
+        ["-C", str(part), "remote", "add", "--", "origin", url],
+        ["-C", str(part), "fetch", "--quiet", "--depth=1", "--no-tags", "--", "origin", ref or "HEAD"],
+        ["-C", str(part), "checkout", "--quiet", "--detach", "FETCH_HEAD"],
     ]
     try:
+        part.mkdir(parents=True)
         for step in steps:
             done = subprocess.run(
                 ["git", *safe, *step],
@@ -307,10 +309,9 @@ def _clone(url: str, ref: str | None, target: Path) -> None:
             )
             if done.returncode:
                 raise _clone_error(url, ref, done.stderr)
+        part.rename(target)
     except BaseException as error:
-        shutil.rmtree(target, ignore_errors=True)
-        if existed:
-            target.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(part, ignore_errors=True)
         if isinstance(error, FileNotFoundError):
             raise UsageError("cloning a course needs the program git.", hint="Install git.", who="you") from error
         if isinstance(error, subprocess.TimeoutExpired):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +41,22 @@ def test_a_clone_of_another_course_is_not_opened(tmp_path: Path, monkeypatch: py
     assert [line.split()[0] for line in said] == ["cloning", "found"]
     with pytest.raises(UsageError, match="no clone of"):
         open_leniently(others, said.append)
+
+
+def test_a_clone_that_was_killed_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a SIGKILL in the middle of a clone the next `up URL` opens the whole course."""
+    url = publish(tmp_path / "ours", "ours")
+    deadly = tmp_path / "bin/git"
+    deadly.parent.mkdir()
+    deadly.write_text(f'#!/bin/sh\ncase "$*" in *checkout*) kill -9 $PPID; esac\nexec {shutil.which("git")} "$@"\n')
+    deadly.chmod(0o755)
+    here = tmp_path / "here"
+    here.mkdir()
+    program = "import sys; from datamount.session.opening import open_leniently as o; o(sys.argv[1], print)"
+    environment = os.environ | {"PATH": f"{deadly.parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run([sys.executable, "-c", program, url], cwd=here, env=environment, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    monkeypatch.chdir(here)
+    course, fault = open_leniently(url, print)
+    assert fault is None
+    assert (course.folder / "lesson.txt").read_text() == "ours"
