@@ -186,7 +186,7 @@ def test_a_link_is_given_listed_and_ended_from_the_command_line(anonymous: Gatew
         assert [f["path"] for f in answer.json()["files"]] == ["a.txt"]
         assert "ended" in cli(run, "--revoke", given["id"][:8]).output
         assert httpx.get(f"{anonymous.url}/v1/shared", headers={"Datamount-Share": given["secret"]}).status_code == 404
-        assert cli(run, "--list").output == ""
+        assert cli(run, "--list").output == "There is no link.\n"
 
 
 def test_a_store_of_ones_own_says_that_it_has_no_links(tmp_path: Path) -> None:
