@@ -48,7 +48,9 @@ def test_a_clone_that_was_killed_is_made_anew(tmp_path: Path, monkeypatch: pytes
     url = publish(tmp_path / "ours", "ours")
     deadly = tmp_path / "bin/git"
     deadly.parent.mkdir()
-    deadly.write_text(f'#!/bin/sh\ncase "$*" in *checkout*) kill -9 $PPID; esac\nexec {shutil.which("git")} "$@"\n')
+    deadly.write_text(
+        f'#!/bin/sh\ncase "$*" in *checkout*) kill -9 $PPID; exit 1; esac\nexec {shutil.which("git")} "$@"\n'
+    )
     deadly.chmod(0o755)
     here = tmp_path / "here"
     here.mkdir()
