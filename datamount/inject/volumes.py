@@ -67,4 +67,8 @@ def home_mount(plan: Plan) -> Object:
     """The home, at the notebook's own path."""
     if plan.home_mount is None:
         return mount(plan, names.HOME_VOLUME, plan.home)
-    return copy.deepcopy(plan.home_mount)
+    made = copy.deepcopy(plan.home_mount)
+    if made.get("mountPropagation") == "Bidirectional":
+        # Only a privileged container may have it; the pod would be refused. What is mounted there is seen all the same.
+        made["mountPropagation"] = "HostToContainer"
+    return made

@@ -389,6 +389,18 @@ def test_our_volume_is_not_the_one_that_a_pod_means() -> None:
     assert not {mount["name"] for mount in mounts} & {volume["name"] for volume in injected["spec"]["volumes"]}
 
 
+def test_a_mount_that_only_a_privileged_notebook_may_have() -> None:
+    """A home that the notebook mounts into both ways is mounted into our containers one way: Kubernetes refuses pods
+    whose containers without privileges ask for more."""
+    home = {"name": "home", "mountPath": "/home/jovyan", "mountPropagation": "Bidirectional"}
+    pod = session_pod(volumeMounts=[home], securityContext={"privileged": True})
+    pod["spec"]["volumes"] = [{"name": "home", "emptyDir": {}}]
+    injected = inject(pod, InjectSettings())
+    asked = [mount.get("mountPropagation") for c in ours(injected) for mount in c["volumeMounts"]]
+    assert set(asked) == {None, "HostToContainer"}
+    assert of(injected, "containers")[0]["volumeMounts"][0] == home
+
+
 def hostile(count: int) -> dict[str, Any]:
     """Parts of a notebook container that take long to look through, where looking is done in the wrong way."""
     return {
