@@ -63,6 +63,12 @@ def _restricted(uid: int | None, gid: int | None, *, non_root: bool) -> Object:
     return context
 
 
+def _resources(plan: Plan, resources: Resources) -> Object:
+    """Requests and limits, where the pod has none for all its containers together: ours may be more than those allow,
+    and the pod would be refused."""
+    return {} if plan.pod["spec"].get("resources") else {"resources": resources.spec()}
+
+
 def seed(plan: Plan) -> Object:
     """The notebook's own image, as the notebook's own user.
 
@@ -83,7 +89,7 @@ def seed(plan: Plan) -> Object:
     container["command"] = [*script, plan.home, mode, volume, names.COURSE_DIR]
     if plan.home_env:
         container["env"] = copy.deepcopy(list(plan.home_env))
-    container["resources"] = plan.settings.seed_resources.spec()
+    container |= _resources(plan, plan.settings.seed_resources)
     container["securityContext"] = _restricted(
         plan.own_uid, plan.own_gid, non_root=plan.non_root or plan.own_uid is not None
     )
@@ -129,7 +135,7 @@ def _ours(plan: Plan, name: str, subcommand: str, resources: Resources) -> Objec
     }
     if settings.store_secret:
         container["envFrom"] = [{"secretRef": {"name": settings.store_secret, "optional": True}}]
-    container["resources"] = resources.spec()
+    container |= _resources(plan, resources)
     container["securityContext"] = _restricted(plan.uid, plan.gid, non_root=True)
     mounts = [
         home_mount(plan),

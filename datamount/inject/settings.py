@@ -18,14 +18,18 @@ FolderPath = Annotated[str, Field(pattern=r"^(/[^/\x00:$]+)+$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 
 
-_UNITS = {"": 1, **{f"{unit}i": 1024**n for n, unit in enumerate("KMGTPE", 1)}}
-_UNITS |= {unit: 1000**n for n, unit in enumerate("kMGTPE", 1)}
+_UNITS = {"": Decimal(1), "m": Decimal("0.001")}
+_UNITS |= {f"{unit}i": Decimal(1024) ** n for n, unit in enumerate("KMGTPE", 1)}
+_UNITS |= {unit: Decimal(1000) ** n for n, unit in enumerate("kMGTPE", 1)}
+_QUANTITY = re.compile(r"([0-9]{1,20}(?:\.[0-9]{0,20})?(?:[eE]\+?[0-9]{1,2})?)(m|[kMGTPE]|[KMGTPE]i)?")
 
 
-def in_bytes(quantity: str) -> int:
-    """A quantity of bytes, rounded down; 0 for one in thousandths."""
-    number, unit = re.fullmatch(r"([0-9.]+)(.*)", quantity).groups()  # type: ignore[union-attr]
-    return int(Decimal(number) * _UNITS.get(unit, 0))
+def in_bytes(quantity: Any) -> int | None:
+    """A Kubernetes quantity of bytes, rounded down; None for what is none."""
+    if isinstance(quantity, int):
+        return quantity if 0 <= quantity < 2**63 else None
+    found = _QUANTITY.fullmatch(quantity) if isinstance(quantity, str) else None
+    return int(Decimal(found[1]) * _UNITS[found[2] or ""]) if found else None
 
 
 class _Strict(BaseModel):

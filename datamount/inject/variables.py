@@ -8,6 +8,10 @@ from datamount import names
 from datamount.inject.plan import Object, Plan
 from datamount.inject.settings import in_bytes
 
+DATA_SHARE, STATE_SHARE = 2, 8
+"""Of the limit that a pod has on the node's disk, datasets may take one part in so many, and our own files: all its
+volumes count, and a pod over it is evicted as one over a volume's size."""
+
 
 def variables(plan: Plan) -> list[Object]:
     """The variables of fetch and sidecar: places, settings, and what the pod says about itself. No secret."""
@@ -16,9 +20,14 @@ def variables(plan: Plan) -> list[Object]:
     # A container's root is read-only and its user may have no entry in /etc/passwd.
     given |= {"HOME": names.STATE_DIR, "TMPDIR": names.TEMPORARY_DIR}
     given |= {names.ENV_FOLDER: plan.home, names.ENV_DATA: plan.data_dir, names.ENV_RUN: plan.run_dir}
-    for name, size in ((names.ENV_DATA_BYTES, settings.data_size), (names.ENV_STATE_BYTES, settings.state_size)):
-        if size:
-            given[name] = str(in_bytes(size))
+    disk = _disk_limit(plan)
+    for name, size, share in (
+        (names.ENV_DATA_BYTES, settings.data_size, DATA_SHARE),
+        (names.ENV_STATE_BYTES, settings.state_size, STATE_SHARE),
+    ):
+        bounds = [in_bytes(size) if size else None, disk // share if disk else None]
+        if any(bounds):
+            given[name] = str(min(filter(None, bounds)))
     if plan.home_mount is not None:
         given[names.ENV_FOLDER_KEPT] = "1"
     if settings.image_volumes:
@@ -60,6 +69,17 @@ def variables(plan: Plan) -> list[Object]:
     ):
         entries.append({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}})
     return entries
+
+
+def _disk_limit(plan: Plan) -> int | None:
+    """Bytes of the node's disk that the pod may use in all, volumes included; None where the pod sets no limit."""
+    limits = []
+    for container in plan.pod["spec"]["containers"]:
+        resources = container.get("resources")
+        of_container = resources.get("limits") if isinstance(resources, dict) else None
+        if isinstance(of_container, dict):
+            limits.append(in_bytes(of_container.get("ephemeral-storage")))
+    return sum(filter(None, limits)) or None
 
 
 def _lasts(plan: Plan) -> int | None:

@@ -401,6 +401,24 @@ def test_a_mount_that_only_a_privileged_notebook_may_have() -> None:
     assert of(injected, "containers")[0]["volumeMounts"][0] == home
 
 
+def test_datasets_leave_room_on_a_limited_disk() -> None:
+    """Where the pod limits what it takes of the node's disk, datasets get half of that: all volumes count."""
+    pod = session_pod(resources={"limits": {"ephemeral-storage": "8Gi"}})
+    given = {entry["name"]: entry.get("value") for entry in ours(inject(pod, InjectSettings()))[-1]["env"]}
+    assert given[names.ENV_DATA_BYTES] == str(4 << 30)
+    assert given[names.ENV_STATE_BYTES] == str(1 << 30)
+    unbounded = InjectSettings(data_size=None, state_size=None)
+    given = {entry["name"]: entry.get("value") for entry in ours(inject(session_pod(), unbounded))[-1]["env"]}
+    assert not {names.ENV_DATA_BYTES, names.ENV_STATE_BYTES} & given.keys()
+
+
+def test_limits_of_the_whole_pod_stay_enough() -> None:
+    """Where a pod has requests and limits as a whole, our containers have none of their own that could exceed them."""
+    pod = session_pod()
+    pod["spec"]["resources"] = {"limits": {"cpu": "1", "memory": "1Gi"}}
+    assert not [container for container in ours(inject(pod, InjectSettings())) if "resources" in container]
+
+
 def hostile(count: int) -> dict[str, Any]:
     """Parts of a notebook container that take long to look through, where looking is done in the wrong way."""
     return {

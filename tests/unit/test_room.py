@@ -77,7 +77,12 @@ def test_a_large_file_is_saved_without_a_copy_where_there_is_no_room(
     assert b"".join(workspace.read(workspace.version(version.id), "log.txt")) == content
 
 
-@pytest.mark.parametrize(("quantity", "size"), [("20Gi", 20 << 30), ("1.5G", 1_500_000_000), ("100", 100), ("5m", 0)])
-def test_a_quantity_in_bytes(quantity: str, size: int) -> None:
+QUANTITIES = [("20Gi", 20 << 30), ("1.5G", 1_500_000_000), (100, 100), ("5m", 0), ("2e9", 2 * 10**9), ("x", None)]
+
+
+@pytest.mark.parametrize(
+    ("quantity", "size"), [*QUANTITIES, (None, None), ({}, None), ("-1", None), (-1, None), ("9" * 99, None)]
+)
+def test_a_quantity_in_bytes(quantity: object, size: int | None) -> None:
     """Sizes of volumes are counted as Kubernetes counts them."""
     assert in_bytes(quantity) == size
