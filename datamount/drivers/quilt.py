@@ -20,10 +20,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from datamount.credentials import Credential
@@ -31,6 +29,7 @@ from datamount.drivers import reach
 from datamount.drivers.base import Buffer, Digest, Driver, Item, Pin, safe_path
 from datamount.drivers.files import read_file
 from datamount.drivers.quilt_login import login_keys, login_region
+from datamount.drivers.quilt_manifest import Entry, Manifest
 from datamount.drivers.s3_access import S3Access
 from datamount.errors import NotFound, UsageError, VerificationFailed
 from datamount.manifest import Dataset, Quilt
@@ -39,27 +38,17 @@ _TOP_HASH = re.compile(r"^[0-9a-f]{64}$")
 ABOUT = ".quilt.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One file of a package, as its manifest lists it."""
-
-    logical_key: str
-    physical_key: str
-    size: int
-    hash: Mapping[str, str]
-    meta: Mapping[str, Any]
-
-
 class QuiltDriver(Driver[Quilt]):
     """A package, or its folder or file `path`. Pin: {"top_hash": 64 hex digits}."""
 
     supports_ranges = True
     parallel_ranges = True
+    streams_plan = True
 
     def __init__(self, name: str, dataset: Dataset, source: Quilt, credential: Credential | None) -> None:
         super().__init__(name, dataset, source, credential)
         self._buckets: dict[str, S3Access] = {}
-        self._manifest: tuple[str, bytes] | None = None
+        self._manifest: tuple[str, Manifest] | None = None
         registry = urlsplit(source.registry)
         self._local = registry.scheme == "file"
         if registry.scheme not in ("file", "s3") or (not registry.netloc and not self._local):
@@ -76,34 +65,31 @@ class QuiltDriver(Driver[Quilt]):
         self._read_manifest(top_hash)
         return {"top_hash": top_hash}
 
-    def plan(self, pin: Pin) -> Iterable[Item]:
-        header, entries = parse(self._read_manifest(str(pin["top_hash"])), dataset=self.name)
-        if top_hash(header, entries) != pin["top_hash"]:
+    def plan(self, pin: Pin) -> Iterator[Item]:
+        manifest = self._read_manifest(str(pin["top_hash"]))
+        if manifest.top_hash() != pin["top_hash"]:
             raise VerificationFailed(
                 f'dataset "{self.name}": the manifest of {self.source.package} does not have the hash that names it '
                 f"({str(pin['top_hash'])[:12]}…); it was changed in {self.source.registry}.",
                 hint="Push the package again, or ask who can write to the registry.",
                 who="the data's owner",
             )
-        chosen = list(self._chosen(entries))
-        if not chosen:
+        if next(self._chosen(manifest), None) is None:
             raise NotFound(
                 f'dataset "{self.name}": {self.source.package} has no file at {self.source.path or "/"!r}.',
                 hint="Check `path` in datamount.yaml.",
                 who="the course's author",
             )
-        items = [self._item(entry, path) for entry, path in chosen]
-        about = _about(self.source.package, str(pin["top_hash"]), header, chosen)
-        if about and all(path != ABOUT for _, path in chosen):
+        for entry, path in self._chosen(manifest):
+            yield self._item(entry, path)
+        about = self._about(str(pin["top_hash"]))
+        if about and all(path != ABOUT for _, path in self._chosen(manifest)):
             digest = Digest("sha256", hashlib.sha256(about).hexdigest())
-            items.append(Item(ABOUT, len(about), f"about:{digest.value}", digest, {"about": pin["top_hash"]}))
-        return items
+            yield Item(ABOUT, len(about), f"about:{digest.value}", digest, {"about": pin["top_hash"]})
 
     def open(self, item: Item, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
         if "about" in item.ref:
-            header, entries = parse(self._read_manifest(str(item.ref["about"])), dataset=self.name)
-            about = _about(self.source.package, str(item.ref["about"]), header, list(self._chosen(entries)))
-            return iter((about[start:stop],))
+            return iter((self._about(str(item.ref["about"]))[start:stop],))
         place = urlsplit(item.ref["physical_key"])
         self._check_place(place.scheme, item.path)  # a lock file may say anything
         if place.scheme == "file":
@@ -155,11 +141,11 @@ class QuiltDriver(Driver[Quilt]):
         for found in self._bucket(self._root).list(prefix):
             yield found.key.rpartition("/")[2]
 
-    def _read_manifest(self, wanted: str) -> bytes:
-        """The manifest's bytes; read once, because `resolve` and `plan` both want it."""
+    def _read_manifest(self, wanted: str) -> Manifest:
+        """Read once, because `resolve` and `plan` both want it."""
         if self._manifest is None or self._manifest[0] != wanted:
             try:
-                self._manifest = (wanted, self._read(f"packages/{wanted}"))
+                self._manifest = (wanted, Manifest(self._read(f"packages/{wanted}"), dataset=self.name))
             except NotFound as error:
                 raise NotFound(
                     f'dataset "{self.name}": {self.source.registry} has no package with the top hash {wanted[:12]}….',
@@ -203,6 +189,22 @@ class QuiltDriver(Driver[Quilt]):
             elif entry.logical_key.startswith(f"{wanted}/"):
                 yield entry, entry.logical_key[len(wanted) + 1 :]
 
+    def _about(self, top_hash: str) -> bytes:
+        """The content of `.quilt.json`; b"" where the package says nothing. The same manifest gives the same bytes."""
+        manifest = self._read_manifest(top_hash)
+        files = {path: said for entry, path in self._chosen(manifest) if (said := entry.meta.get("user_meta") or {})}
+        said = manifest.header.get("user_meta")
+        if not (said or files):
+            return b""
+        about = {
+            "package": self.source.package,
+            "top_hash": top_hash,
+            "message": manifest.header.get("message"),
+            "user_meta": said or {},
+            "files": files,
+        }
+        return json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False).encode()
+
     def _item(self, entry: Entry, path: str) -> Item:
         self._check_place(urlsplit(entry.physical_key).scheme, entry.logical_key)
         digest = _digest(entry.hash)
@@ -222,22 +224,6 @@ class QuiltDriver(Driver[Quilt]):
             )
 
 
-def _about(package: str, top_hash: str, header: Mapping[str, Any], chosen: Iterable[tuple[Entry, str]]) -> bytes:
-    """The content of `.quilt.json`; b"" where the package says nothing. The same manifest gives the same bytes."""
-    files = {path: said for entry, path in chosen if (said := entry.meta.get("user_meta") or {})}
-    said = header.get("user_meta")
-    if not (said or files):
-        return b""
-    about = {
-        "package": package,
-        "top_hash": top_hash,
-        "message": header.get("message"),
-        "user_meta": said or {},
-        "files": files,
-    }
-    return json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False).encode()
-
-
 def _digest(given: Mapping[str, str]) -> Digest | None:
     kind, value = given.get("type", ""), given.get("value", "")
     if kind == "SHA256":
@@ -248,33 +234,3 @@ def _digest(given: Mapping[str, str]) -> Digest | None:
         except binascii.Error:
             return None
     return None
-
-
-def parse(manifest: bytes, *, dataset: str) -> tuple[dict[str, Any], list[Entry]]:
-    """Header and file entries of a package manifest. Raises VerificationFailed where it is not one."""
-    try:
-        lines = [json.loads(line) for line in manifest.decode("utf-8").split("\n") if line.strip()]
-        header: dict[str, Any] = lines[0]
-        header.pop("top_hash", None)  # written by quilt3 before 2.0, not part of the hash
-        entries = [
-            Entry(row["logical_key"], row["physical_keys"][0], int(row["size"]), row["hash"], row.get("meta") or {})
-            for row in lines[1:]
-            if row.get("physical_keys")  # else the metadata of a folder
-        ]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise VerificationFailed(
-            f'dataset "{dataset}": the package\'s manifest in the registry cannot be read ({type(error).__name__}).',
-            hint="Push the package again.",
-            who="the data's owner",
-        ) from error
-    return header, sorted(entries, key=lambda entry: entry.logical_key.split("/"))
-
-
-def top_hash(header: Mapping[str, Any], entries: Iterable[Entry]) -> str:
-    """The package's top hash, as quilt3 computes it: over names, sizes, digests and metadata, not over places."""
-    encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-    total = hashlib.sha256(encode(header).encode())
-    for entry in entries:
-        row = {"hash": entry.hash, "logical_key": entry.logical_key, "meta": entry.meta, "size": entry.size}
-        total.update(encode(row).encode())
-    return total.hexdigest()

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from datamount.drivers import open_driver
-from datamount.drivers.quilt import ABOUT, parse, top_hash
+from datamount.drivers.quilt import ABOUT
+from datamount.drivers.quilt_manifest import Manifest
 from datamount.errors import Refused, UsageError, VerificationFailed
 from datamount.manifest import Dataset
 from tests import servers
@@ -90,7 +91,7 @@ def test_a_bucket_cannot_point_at_this_machines_files(s3: servers.S3Server) -> N
         },
     ]
     manifest = "\n".join(json.dumps(row) for row in rows).encode()
-    name = top_hash(*parse(manifest, dataset="labels"))
+    name = Manifest(manifest, dataset="labels").top_hash()
     bucket = s3.make_bucket()
     s3.put(bucket, {f".quilt/packages/{name}": manifest})
     driver = quilt(bucket, top_hash=name)
