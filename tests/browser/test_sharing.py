@@ -95,6 +95,43 @@ def test_resume_in_another_browser(
         assert (two.work / "made.txt").read_text() == "of the session before"
 
 
+def test_the_browser_forgets_no_work(
+    anonymous: GatewaySite,
+    tmp_path: Path,
+    student: Callable[..., Student],
+    violations: Callable[..., list[str]],
+) -> None:
+    """Who begins anew without looking at the work that the browser remembers can still bring it, though the new work
+    has a key of its own by then; and the new work is remembered from there on."""
+    python = environment("jupyterlab>=4")
+    one, two = pods(tmp_path)
+    (one.work / "lesson.ipynb").write_text(notebook("answer = 'of old'"))
+    with sidecar(one.folder, anonymous, "org-course-x1") as api:
+        api.post("/snapshots", json={})
+        old = api.get("/resume").json()["key"]
+    with sidecar(two.folder, anonymous, "org-course-x2") as api, two.jupyter(python, "jupyterlab") as jupyter:
+        ada = student(jupyter)
+        ada.open("lab", wait=".dm-State")
+        ada.page.evaluate(f"localStorage.setItem('datamount:work-key:{COURSE}', '{old}')")
+        ada.open("lab/tree/lesson.ipynb")
+        ada.type("\n# begun anew")
+        ada.save()
+        ada.page.wait_for_function(f"localStorage.getItem('datamount:work-key:{COURSE}') !== '{old}'")
+        new = api.get("/resume").json()["key"]
+        panel = ada.history_panel()
+        others = panel.get_by_role("list", name="This browser remembers other work of yours in this course:")
+        expect(others.locator("li")).to_have_count(1)
+        others.scroll_into_view_if_needed()
+        ada.shot("remembered")
+        assert violations(ada, "#datamount-history") == []
+        others.get_by_role("button", name="Show what it holds").click()
+        ada.dialog().get_by_role("button", name="Bring it here").click()
+        expect(ada.page.locator(".jp-Notebook .cm-content").first).to_contain_text("of old")
+        ada.page.wait_for_function(f"localStorage.getItem('datamount:work-key:{COURSE}') === '{old}'")
+        assert new in ada.page.evaluate(f"localStorage.getItem('datamount:earlier-keys:{COURSE}')")
+        expect(others.locator("li")).to_have_count(1)
+
+
 def test_a_share_is_read_only(
     anonymous: GatewaySite,
     tmp_path: Path,

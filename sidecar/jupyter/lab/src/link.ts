@@ -5,6 +5,8 @@ import { PageConfig } from '@jupyterlab/coreutils';
 const NAME = 'datamount';
 const KEY = /^dm[ks]_[A-Za-z0-9_-]{43}$/;
 const STORED = 'datamount:work-key:';
+const EARLIER = 'datamount:earlier-keys:';
+const MOST_EARLIER = 20;
 
 /** Stands in the query of links: what is after the `#` does not outlive a form to sign in, the query does. */
 const MARK = `${NAME}=link`;
@@ -45,9 +47,24 @@ export function ofThisHub(key: string): string | null {
   return `${host}${hub.replace(/\/*$/, '/')}user-redirect/lab?${MARK}#${NAME}=${key}`;
 }
 
-/** Remember the key of a course in this browser, so that its next anonymous session can offer it. */
+/** A key that another one has followed, and when. */
+export interface IEarlier {
+  key: string;
+  until: string;
+}
+
+/**
+ * Remember the key of a course in this browser, so that its next anonymous session can offer it. The key that was
+ * remembered until then is kept too: for work that was begun without looking at the earlier one, it may be nowhere else.
+ */
 export function keep(course: string, key: string): void {
   try {
+    const last = kept(course);
+    if (last && last !== key) {
+      const others = earlier(course, key).filter(other => other.key !== last);
+      const all = [{ key: last, until: new Date().toISOString() }, ...others].slice(0, MOST_EARLIER);
+      window.localStorage.setItem(EARLIER + course, JSON.stringify(all));
+    }
     window.localStorage.setItem(STORED + course, key);
   } catch (error) {
     // A browser that keeps nothing; the student still can copy it.
@@ -60,5 +77,15 @@ export function kept(course: string): string {
     return window.localStorage.getItem(STORED + course) ?? '';
   } catch (error) {
     return '';
+  }
+}
+
+/** Other work in a course than that under `key`, which this browser remembers; the latest first. */
+export function earlier(course: string, key: string): IEarlier[] {
+  try {
+    const found: IEarlier[] = JSON.parse(window.localStorage.getItem(EARLIER + course) ?? '[]');
+    return found.filter(other => KEY.test(other.key) && !isShare(other.key) && other.key !== key);
+  } catch (error) {
+    return [];
   }
 }

@@ -5,7 +5,7 @@ import React from 'react';
 
 import type { IGivenShare, IResumeKey, IShare } from './api';
 import type { Actions } from './commands';
-import { kept, ofThisHub } from './link';
+import { earlier, kept, ofThisHub } from './link';
 import { Copy, Panel } from './panel';
 import { useSignal } from './react';
 import { moment, reason } from './words';
@@ -44,7 +44,9 @@ export function Sharing({ actions, panel }: IProps): JSX.Element | null {
 /** The link to come back with; before the first save, a place for the key of earlier work. */
 function Resume({ resume, actions }: { resume: IResumeKey; actions: Actions }): JSX.Element {
   const { trans, model } = actions;
-  const known = resume.key ? '' : kept(model.status?.save.course ?? '');
+  const course = model.status?.save.course ?? '';
+  const known = resume.key ? '' : kept(course);
+  const others = earlier(course, resume.key ?? known);
   const link = resume.key && (resume.link ?? ofThisHub(resume.key));
   return (
     <section aria-label={trans.__('Come back later')}>
@@ -75,6 +77,26 @@ function Resume({ resume, actions }: { resume: IResumeKey; actions: Actions }): 
           pattern={/dm[ks]_[A-Za-z0-9_-]{43}/}
           actions={actions}
         />
+      )}
+      {others.length > 0 && (
+        <>
+          <p id="dm-Earlier">{trans.__('This browser remembers other work of yours in this course:')}</p>
+          <ul aria-labelledby="dm-Earlier">
+            {others.map(({ key, until }) => (
+              <li key={key} className="dm-Row">
+                <span className="dm-File">{trans.__('Until %1', moment(until))}</span>
+                <button
+                  type="button"
+                  className="dm-Button"
+                  disabled={model.busy}
+                  onClick={() => void actions.offer(key)}
+                >
+                  {trans.__('Show what it holds')}
+                </button>
+              </li>
+            ))}
+          </ul>
+        </>
       )}
     </section>
   );
