@@ -15,6 +15,7 @@ Up = Callable[..., Session]
 Students = Callable[..., Student]
 HOSTILE = "<img src=x onerror=hacked=1>"
 LONG = "a" * 200
+LONG_REFUSAL = {"type": "urn:datamount:problem:disk-full", "detail": "no room " * 30 + "and this is told to its end."}
 
 
 def test_undo_of_a_restore_that_brought_many_files_back(course: Path, up: Up, student: Students) -> None:
@@ -44,7 +45,8 @@ def test_undo_of_a_restore_that_brought_many_files_back(course: Path, up: Up, st
 
 def test_a_long_history_of_hostile_names(course: Path, up: Up, student: Students) -> None:
     """Of many versions the newest are shown, older ones on demand. Markup in notes, names and contents is text, and
-    names of any length stay in the panel. A version can be compared also when the one before was thinned out."""
+    names of any length stay in the panel. A version can be compared also when the one before was thinned out. Why
+    something is not restored is told whole."""
     session = up(course, "--save-after", "600")
     jupyter = session.open()
     (course / f"{HOSTILE}.txt").write_text(f"{HOSTILE}\n")
@@ -71,6 +73,11 @@ def test_a_long_history_of_hostile_names(course: Path, up: Up, student: Students
     panel.get_by_role("button", name="Show older versions").click()
     expect(ada.history()).to_have_count(101)
     expect(panel.get_by_role("button", name="Show older versions")).to_have_count(0)
+    ada.page.route("**/restore*", lambda route: route.fulfill(status=507, json=LONG_REFUSAL))
+    version.get_by_role("button", name="Restore all").click()
+    ada.dialog().get_by_text("told to its end").wait_for()
+    ada.page.keyboard.press("Escape")
+    ada.page.unroute("**/restore*")
     version.get_by_role("button", name="Restore all").click()
     ada.dialog().get_by_text("All of that is in your folder").wait_for()
     ada.dialog().get_by_role("button", name="Close").click()

@@ -115,7 +115,7 @@ def test_two_tabs_with_the_same_notebook(course: Path, up: Up, student: Students
     two.type("\n# of the second tab")
     one.save()
     two.page.locator(".dm-Save").click()
-    two.page.get_by_text("was changed elsewhere too").first.wait_for()
+    two.page.get_by_text("Changed elsewhere too").first.wait_for()
     two.state("good")
     two.shot("second-tab")
     for tab in (one, two):
@@ -364,7 +364,9 @@ def test_a_course_that_changed_meanwhile(course: Path, up: Up, student: Students
     first.kill()
     ada.page.close()
     origin = course.parent / "origin"
-    (origin / "lesson.ipynb").write_text(notebook("answer = 1  # corrected by the author", "print('course')"))
+    (origin / "lesson.ipynb").write_text(
+        notebook("answer = 1  # corrected by the author <img src=x onerror=hacked=1>", "print('course')")
+    )
     publish(origin)
     clone(course.parent, anew=True)
 
@@ -376,4 +378,5 @@ def test_a_course_that_changed_meanwhile(course: Path, up: Up, student: Students
     merged = again.page.get_by_role("region", name="What this launch merged")
     merged.get_by_text("The report").click()
     expect(merged.locator(".dm-Report code").first).to_have_text("lesson.ipynb")
+    assert again.page.evaluate("window.hacked") is None
     again.shot("merged")

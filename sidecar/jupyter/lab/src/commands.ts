@@ -1,6 +1,6 @@
 /** What the student can do, however they do it: button, menu, palette, shortcut or panel. */
 
-import { Dialog, InputDialog, Notification, showDialog } from '@jupyterlab/apputils';
+import { Dialog, InputDialog, Notification, showDialog, showErrorMessage } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { ISignal, Signal } from '@lumino/signaling';
 import { Widget } from '@lumino/widgets';
@@ -29,6 +29,8 @@ export interface INotice {
 /** What the API takes in one request: so many paths, so many bytes. */
 const MOST_PATHS = 1000;
 const MOST_BYTES = 60000;
+/** Characters. Jupyter cuts messages after 140. */
+const LONGEST_MESSAGE = 120;
 const NOTHING = { restored: [], unchanged: 0, failed: [], not_stored: [], bytes: 0 };
 
 /** Whether a request can name these paths; names that are not UTF-8 come as something else than they are. */
@@ -124,7 +126,6 @@ export class Actions {
 
   /** What the files would become, with this tab's edits in them; null where that is not known, which was told. */
   private _ask<T>(question: () => Promise<T>): Promise<T | null> {
-    const { trans } = this;
     return this._alone(async () => {
       if (!(await this._writeDocuments(this._notRestored))) {
         return null;
@@ -132,7 +133,7 @@ export class Actions {
       try {
         return await question();
       } catch (error) {
-        this.tell('error', trans.__('Not restored: %1', reason(error, trans)));
+        this._tellRefused(error);
         return null;
       }
     });
@@ -265,10 +266,10 @@ export class Actions {
     const { trans } = this;
     try {
       await this.model.client.save(trans.__('%1 as it was written elsewhere', path));
-      this.tell('warning', trans.__('%1 was changed elsewhere too. This tab\'s edits are in the file now; the other version is in the history.', path));
+      this.tell('warning', trans.__('Changed elsewhere too. The other version is in the history, this tab\'s edits are in the file: %1', path));
     } catch (error) {
-      const copy = await this.documents.copy(path);
-      this.tell('warning', trans.__('%1 was changed elsewhere too. This tab\'s edits are in the file now; the other version is in %2.', path, copy));
+      await this.documents.copy(path);
+      this.tell('warning', trans.__('Changed elsewhere too. The other version is beside it, this tab\'s edits are in the file: %1', path));
     }
   }
 
@@ -296,7 +297,7 @@ export class Actions {
         return done;
       } catch (error) {
         this.model.setWritten(true);
-        this.tell('error', trans.__('Not restored: %1', reason(error, trans)));
+        this._tellRefused(error);
         return null;
       } finally {
         wait.dispose();
@@ -346,6 +347,18 @@ export class Actions {
   private _last: Promise<unknown> = Promise.resolve();
   private _noticed = new Signal<this, void>(this);
 
+  /** Nothing shows it afterwards, so all of it is told. */
+  private _tellRefused(error: unknown): void {
+    const { trans } = this;
+    const why = reason(error, trans);
+    if (why.length > LONGEST_MESSAGE) {
+      void showErrorMessage(trans.__('Not restored'), why);
+    } else {
+      this.tell('error', trans.__('Not restored: %1', why));
+    }
+  }
+
+  /** Jupyter cuts long messages: what matters comes first, names last. */
   tell(type: 'error' | 'warning' | 'success', text: string): void {
     Notification.emit(text, type, { autoClose: type === 'error' ? false : 8000 });
   }

@@ -75,8 +75,8 @@ export class Documents {
   }
 
   /** Put a copy of the file beside it. */
-  async copy(path: string): Promise<string> {
-    return (await this.manager.services.contents.copy(path, PathExt.dirname(path))).path;
+  async copy(path: string): Promise<void> {
+    await this.manager.services.contents.copy(path, PathExt.dirname(path));
   }
 
   private async changedElsewhere(context: Context): Promise<boolean> {

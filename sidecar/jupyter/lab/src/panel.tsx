@@ -6,6 +6,9 @@ import type { LabIcon } from '@jupyterlab/ui-components';
 import { ISignal, Signal } from '@lumino/signaling';
 import React from 'react';
 
+/** Of the names in one list. */
+export const MOST_SHOWN = 500;
+
 interface IOptions {
   id: string;
   icon: LabIcon;
@@ -70,9 +73,10 @@ export function Folded({ title, items }: { title: string; items: string[] }): JS
     <details className="dm-Folded">
       <summary>{title}</summary>
       <ul>
-        {items.map(item => (
+        {items.slice(0, MOST_SHOWN).map(item => (
           <li key={item}>{item}</li>
         ))}
+        {items.length > MOST_SHOWN && <li>…</li>}
       </ul>
     </details>
   );

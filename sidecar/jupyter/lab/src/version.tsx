@@ -6,11 +6,9 @@ import React from 'react';
 import type { IDifference, ISnapshot, ISnapshotDetail } from './api';
 import type { Actions } from './commands';
 import { FileDiff } from './diff';
-import { Folded } from './panel';
+import { Folded, MOST_SHOWN } from './panel';
 import { withoutGit } from './preview';
 import { cause, clock, moment, note, reason, size } from './words';
-
-const MOST_SHOWN = 500;
 
 interface IProps {
   version: ISnapshot;
