@@ -23,7 +23,7 @@ from typing import NoReturn
 from datamount import names, progress
 from datamount.course import Course
 from datamount.credentials import FileCredentials
-from datamount.errors import DatamountError, Unavailable, explain
+from datamount.errors import DatamountError, Unavailable, UsageError, explain
 from datamount.fetch import fetch, remote_access
 from datamount.fetch.environment import read_environment
 from datamount.objectstore import ObjectStore, open_store
@@ -32,7 +32,7 @@ from datamount.session.homecoming import bring_home
 from datamount.session.launch import bug, link_data, report_fault
 from datamount.session.machine import answers, find_port, only_session
 from datamount.session.opening import open_leniently
-from datamount.session.places import Places, apart, base, folder_of, keep, places
+from datamount.session.places import HOME_VARIABLE, Places, apart, base, folder_of, keep, places
 from datamount.snapshots import Workspace
 from datamount.status import DatasetStatus, read_status, write_atomic
 
@@ -73,8 +73,15 @@ def up(options: Options, say: Callable[[str], None]) -> int:
     if course.identity != found.identity:
         say(f"note     {folder_of(found)} has the name {found.identity} already; this folder goes as {course.identity}")
     at = places(course)
-    keep(course)
-    at.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        keep(course)
+        at.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UsageError(
+            f"{error.filename} cannot be used for the course's data and state ({error.strerror}).",
+            hint=f"Set {HOME_VARIABLE} to a folder that you may write.",
+            who="you",
+        ) from error
     session = LocalSession(options, course, fault, at, say)
     with only_session(at.run):
         try:
@@ -239,6 +246,10 @@ class LocalSession:
             self.say("work     nothing to restore")
         if home.damaged:
             self.say(f"problem  version {home.damaged} is damaged in the store; the one before it is here")
+        if home.cut_off:
+            self.say(
+                f"work     version {home.cut_off} holds what a session found that ended while your work came to it"
+            )
         if home.merge:
             self.say(f"work     {home.merge.word()}: {home.merge.summary()}; the panel says more")
         if home.saved_before:

@@ -203,7 +203,9 @@ class Session:
         except BaseException:
             self._state.ended()
             raise
-        return found, self._replace(coming.version, self.settings.folder, coming.preview, coming.run, done)
+        # Should this session end in the middle, the next one brings the work and not what was here.
+        before = before_restoring(coming.version.info.id)
+        return found, self._replace(self.settings.folder, coming.preview, coming.run, before, done)
 
     def _resuming(self, workspace: Workspace) -> Resuming:
         own = self.settings
@@ -334,22 +336,23 @@ class Session:
             return workspace.restore(chosen, target, inside=self._root(target), seen=seen, paths=paths)
 
         done = f"Restored {'files of ' if paths else ''}{chosen.info.id}"
-        return self._replace(chosen, target, lambda: workspace.preview(chosen, target, paths=paths), bring, done)
+        before = f"Before going back to {chosen.info.id}"
+        return self._replace(target, lambda: workspace.preview(chosen, target, paths=paths), bring, before, done)
 
     def _replace(
         self,
-        version: Version,
         target: Path,
         preview: Callable[[], Preview],
         bring: Callable[[Fingerprint, str], RestoreReport],
+        before: str,
         done: str,
     ) -> tuple[str, RestoreReport]:
-        """Save what is there, bring the version into the target, and save that; the id of what was there, the report.
+        """Save what is there, bring a version into the target, and save that; the id of what was there, the report.
 
-        `bring` gets what the save covers, and its id; `done` is the message of the version of what it made.
+        `bring` gets what the save covers, and its id; `before` and `done` are the messages of the two versions.
         """
         with self._state.restoring():
-            undo = self._save("auto", before_restoring(version.info.id))
+            undo = self._save("auto", before)
             assert undo.version is not None
             self._check_kept(undo, target, preview)
             report = bring(self._saved_in(target), undo.version.id)

@@ -89,6 +89,8 @@ def _tell(settings: PodSettings, home: Homecoming) -> None:
         note(settings, f"Version {home.shrunk} lacks over half of the files of the one before, so that one is here.")
     if home.damaged:
         note(settings, f"Version {home.damaged} is damaged in the store; the one before it is here.")
+    if home.cut_off:
+        note(settings, f"Version {home.cut_off} holds what a session found that ended while your work came to it.")
     if home.merge:
         note(settings, f"{home.merge.word()}: {home.merge.summary()}. The panel says more.")
     if home.report:

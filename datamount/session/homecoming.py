@@ -60,6 +60,8 @@ class Homecoming:
     """The newest version when it was passed over: over half of its parent's files are missing in it."""
     damaged: str | None = None
     """The same, when it cannot be read."""
+    cut_off: str | None = None
+    """The same, when it holds only what was in a folder that work was about to come home to."""
     merge: MergeReport | None = None
     """What a newer course, or another session, changed; None when nothing did."""
 
@@ -126,13 +128,15 @@ class _Coming:
         if shipped and not fresh and not recorded:
             pristine.record(self.folder, self.state_dir)
         newest = newest_of(self.workspace)
-        version, passed = newest.version, Homecoming(shrunk=newest.shrunk, damaged=newest.damaged)
+        version = newest.version
+        passed = Homecoming(shrunk=newest.shrunk, damaged=newest.damaged, cut_off=newest.cut_off)
         if version is None:
             return passed
         came_from, before = last.id if last else None, None
-        if begun and not clean and version.info.message == before_restoring(begun.version):
+        ours_begun = begun if begun and not clean and begun.version == version.info.id else None
+        if newest.cut_off and (ours_begun or (last and last.id == newest.cut_off)):
             # A launch was killed after it had saved what is in the folder, and before it decided anything.
-            version, came_from, before = self.workspace.version(begun.version), begun.basis, version.info.id
+            came_from, before = ours_begun.basis if ours_begun else None, newest.cut_off
         elif last and last.id == version.info.id and work_is_there(version, self.folder):
             return passed
         self._say_restoring(version)
@@ -147,7 +151,7 @@ class _Coming:
         merged = self._merge(version, basis, here, other)
         begun = Begun(version.info.id, came_from, before, other.word, here, merged.steps, merged.changes)
         journal.write(self.state_dir, begun)
-        return replace(self._carry_out(begun, version, seen), shrunk=newest.shrunk, damaged=newest.damaged)
+        return self._carry_out(begun, version, seen, newest)
 
     def _say_restoring(self, version: Version) -> None:
         self.say(f"restoring what was saved {version.info.created:%Y-%m-%d %H:%M} UTC")
@@ -177,7 +181,7 @@ class _Coming:
             if item.path.rpartition("/")[2].startswith(TEMPORARY):
                 with suppress(OSError):
                     (self.folder / item.path).unlink()
-        return replace(self._carry_out(begun, version, seen, again=True), shrunk=found.shrunk, damaged=found.damaged)
+        return self._carry_out(begun, version, seen, found, again=True)
 
     def _is_ours(self, info: VersionInfo, begun: Begun) -> bool:
         """Whether a version is what an earlier launch saved of this very homecoming."""
@@ -234,7 +238,7 @@ class _Coming:
     # --- The folder -----------------------------------------------------------------------------------------------
 
     def _carry_out(
-        self, begun: Begun, version: Version, seen: Mapping[str, Stamp], *, again: bool = False
+        self, begun: Begun, version: Version, seen: Mapping[str, Stamp], newest: Newest, *, again: bool = False
     ) -> Homecoming:
         """Make the folder what was decided, save that, and say what was done. May be repeated (`again`).
 
@@ -260,7 +264,8 @@ class _Coming:
             self.workspace.adopt(version, self.folder, self.state_dir)
         merge = keep_merge_report(self.state_dir, begun, version, report, self.course_ref)
         journal.end(self.state_dir)
-        return Homecoming(version, report, begun.before, merge=merge)
+        cut_off = newest.cut_off if newest.cut_off != begun.before else None
+        return Homecoming(version, report, begun.before, newest.shrunk, newest.damaged, cut_off, merge)
 
     def _save(self, message: str, parent: str | None = None) -> str | None:
         saved = self.workspace.save(
@@ -342,24 +347,26 @@ def keep_merge_report(
 
 
 def before_restoring(version: str) -> str:
-    """The message of the version of what is in the folder."""
+    """The message of the version of what is in a folder that work is about to come home to."""
     return f"Before restoring {version}"
 
 
 @dataclass(frozen=True, slots=True)
 class Newest:
     """What a launch brings back, and the newer versions that it does not: one that lost half of its files, one that
-    cannot be read."""
+    cannot be read, and what a launch had found in its folder that was cut off before it had brought anything."""
 
     version: Version | None = None
     shrunk: str | None = None
     damaged: str | None = None
+    cut_off: str | None = None
 
 
 def newest_of(workspace: Workspace) -> Newest:
     """What a launch would bring back."""
     found = Newest()
-    for id in workspace.newest_first():
+    ids = list(workspace.newest_first())
+    for id in ids:
         try:
             version = workspace.load(id)
         except NotFound:
@@ -367,7 +374,20 @@ def newest_of(workspace: Workspace) -> Newest:
         except VerificationFailed:
             found = replace(found, damaged=found.damaged or id)
             continue
-        if not version.info.shrunk:
-            return replace(found, version=version)
-        found = replace(found, shrunk=found.shrunk or id)
+        if version.info.shrunk:
+            found = replace(found, shrunk=found.shrunk or id)
+            continue
+        return _about_to(workspace, replace(found, version=version), ids)
+    return found
+
+
+def _about_to(workspace: Workspace, found: Newest, ids: Sequence[str]) -> Newest:
+    """The same, but for a version of what a launch had found: then what that launch was about to bring."""
+    aside = found.version
+    if aside is None or aside.info.reason != "auto":
+        return found
+    for id in ids:
+        if aside.info.message == before_restoring(id):
+            with suppress(NotFound, VerificationFailed):
+                return replace(found, version=workspace.load(id), cut_off=aside.info.id)
     return found

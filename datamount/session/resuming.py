@@ -18,7 +18,6 @@ from datamount.session import changing
 from datamount.session.folder import ours, tree_of, with_parents
 from datamount.session.homecoming import (
     COURSE,
-    before_restoring,
     course_reader,
     course_tree,
     keep_merge_report,
@@ -33,17 +32,8 @@ from datamount.snapshots.scan import Stamp
 
 
 def work_of(workspace: Workspace) -> Version:
-    """The version to go on with: the newest that a launch would bring. NotFound where there is none.
-
-    A session that was killed while it brought work back may have left, as the newest, only what it had found in its
-    folder; the work is what it was about to bring.
-    """
-    found = newest_of(workspace).version
-    if found and found.info.reason == "auto":
-        about_to = next((id for id in workspace.ids() if found.info.message == before_restoring(id)), None)
-        if about_to:
-            return workspace.version(about_to)
-    return found or workspace.version()
+    """The version to go on with: the newest that a launch would bring. NotFound where there is none."""
+    return newest_of(workspace).version or workspace.version()
 
 
 @dataclass(frozen=True)

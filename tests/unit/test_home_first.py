@@ -12,6 +12,7 @@ import pytest
 
 from datamount.errors import Unavailable
 from datamount.objectstore import ObjectStore, open_store
+from datamount.session.homecoming import bring_home, newest_of
 from datamount.session.settling import Settling
 from datamount.snapshots import RestoreReport, Workspace, pristine
 from sidecar.__main__ import HOME_TRIES, make_session
@@ -119,6 +120,27 @@ def test_a_store_that_goes_away_in_the_middle(tmp_path: Path, workspace: Workspa
     assert before.items() <= kept.items()
     assert (kept["new.txt"], kept["meanwhile.txt"]) == (b"written in this session\n", b"typed\n")
     session.close()
+
+
+def test_a_session_that_ends_before_the_work_is_back(tmp_path: Path, workspace: Workspace) -> None:
+    """What such a session found in its folder is a version, newer than the work. The next launch brings the work all
+    the same, and says where the other is. Going back to a version by hand is not taken for that."""
+    work = workspace.version("latest").info.id
+    session = relaunched(tmp_path, Workspace(Cut(workspace.store, 0), workspace.owner, workspace.course), failures=0)
+    with pytest.raises(Unavailable, match="not back yet"):
+        session.save().result(30)
+    found = workspace.version("latest").info.id
+    assert found != work
+    home = tmp_path / "another"
+    home.mkdir()
+    (home / "course.txt").write_text("shipped\n")
+    pristine.record(home, tmp_path / "another-state")
+    came = bring_home(workspace, home, tmp_path / "another-state", fresh=True)
+    assert (came.version and came.version.info.id, came.cut_off) == (work, found)
+    assert (home / "notes.txt").read_text() == "mine\n"
+    (home / "notes.txt").write_text("edited\n")
+    workspace.save(home, reason="auto", message=f"Before going back to {work}", state_dir=tmp_path / "another-state")
+    assert newest_of(workspace).cut_off is None
 
 
 def test_what_never_comes_does_not_stop_saving(tmp_path: Path, workspace: Workspace) -> None:

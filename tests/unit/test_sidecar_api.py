@@ -478,9 +478,10 @@ def test_what_is_written_during_a_restore_stays(
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(Workspace, "restore", meanwhile)
-    _, report = session.restore(first.id, ["late.txt", "other.txt"], into).result(20)
+    undo, report = session.restore(first.id, ["late.txt", "other.txt"], into).result(20)
     assert (late.read_text(), other.read_text()) == ("a result of hours", "first")
     assert (set(report.failed), report.again) == ({"late.txt"}, ("late.txt",))
+    assert session.workspace().version(undo).info.message == f"Before going back to {first.id}"
     kept = session.workspace().read("latest", late.relative_to(settings.folder).as_posix())
     assert b"".join(kept) == b"a result of hours"
     assert session.close()
