@@ -221,7 +221,9 @@ class Engine:
             self.run.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"the folder {error.filename} cannot be made ({error.strerror}).", hint="Choose others.", who="you"
+                f"the folder {error.filename} cannot be made ({error.strerror}).",
+                hint="Choose others with --data and --run, or set DATAMOUNT_HOME.",
+                who="you",
             ) from error
         before = read_status(self.run / names.STATUS_FILE)
         connections: dict[str, Connection | None] = {}

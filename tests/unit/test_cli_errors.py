@@ -88,3 +88,13 @@ def test_numbers_that_cannot_be_are_refused(option: str, tmp_path: Path) -> None
     assert done.returncode == 2
     assert b"Invalid value" in done.stderr
     assert done.stdout == b""
+
+
+@pytest.mark.parametrize("command", ["up", "fetch"])
+def test_a_home_that_cannot_be_written(command: str, tmp_path: Path) -> None:
+    """Where nothing can be kept in the folder for data and state, the message names it and the variable to set."""
+    (tmp_path / "datamount.yaml").write_text("version: 1\n")
+    done = datamount(command, tmp_path, DATAMOUNT_HOME="/dev/null/home")
+    assert done.returncode == 2
+    assert b"/dev/null/home" in done.stderr
+    assert b"DATAMOUNT_HOME" in done.stderr.replace(b"/dev/null/home", b"")
