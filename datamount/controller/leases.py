@@ -11,19 +11,19 @@ import base64
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from datamount.controller import pachyderm_leases, s3_leases, s3_reads
 from datamount.controller.audit import Audit
 from datamount.controller.identity import PodSession
 from datamount.controller.metrics import Metrics
-from datamount.controller.mysql_leases import MySQLLeases
+from datamount.controller.mysql_leases import MySQLLeases, covers
 from datamount.controller.mysql_leases import granted as mysql_granted
 from datamount.controller.policy import CredentialPolicy, Denied, MySQLGrant, PolicyFile, StaticGrant, read_secret
 from datamount.controller.s3_leases import Place, S3Leases
@@ -32,7 +32,7 @@ from datamount.credentials import Credential
 from datamount.errors import DatamountError, NotFound, Refused, Unavailable, UsageError
 from datamount.manifest import CredentialName, Database, DatasetName, PachydermName, TableName, links
 
-MAX_ID = 16 << 10
+MAX_ID = 48 << 10
 AT_ONCE = 40
 """Leases that are made or renewed at a time, fewer than the worker threads: a database that hangs must leave some to
 the sessions that save."""
@@ -85,6 +85,7 @@ class URLSource(_Source):
 
 
 S = TypeVar("S", bound=_Source)
+_GRANTS = TypeAdapter(dict[str, list[str]])
 
 
 class LeaseRequest(BaseModel):
@@ -126,15 +127,23 @@ class Leases:
             self._refused("lease", session, request, error)
             raise
         self._note("lease", session, request, handle=handle, expires=credential.expires, source=policy.kind)
-        return LeaseAnswer(lease=_encode(request, handle), expires=credential.expires, credential=_plain(credential))
+        grants = _wanted(request, policy.mysql) if policy.mysql else {}
+        lease = _encode(request, handle, grants)
+        return LeaseAnswer(lease=lease, expires=credential.expires, credential=_plain(credential))
 
     def renew(self, session: PodSession, lease: str) -> LeaseAnswer:
         """The lease, longer. The credential is in the answer where it is a new one."""
-        request, handle = _decode(lease)
+        request, handle, grants = _decode(lease)
         try:
             policy = self._decide(session, request)
             if policy.mysql is not None:
-                server, grants = self._server(request, policy.mysql), _wanted(request, policy.mysql)
+                if not covers(_wanted(request, policy.mysql), grants):
+                    raise NotFound(
+                        f'dataset "{request.dataset}": the policy grants less than this lease has.',
+                        hint="Ask for a new one.",
+                        who="you",
+                    )
+                server = self._server(request, policy.mysql)
                 with self._turn():
                     expires: datetime | None = server.renew(handle, session.uid, grants, ttl=policy.ttl).expires
                 credential = None
@@ -146,11 +155,11 @@ class Leases:
             self._refused("renewal", session, request, error)
             raise
         self._note("renewal", session, request, handle=handle, expires=expires, source=policy.kind)
-        return LeaseAnswer(lease=_encode(request, handle), expires=expires, credential=credential)
+        return LeaseAnswer(lease=_encode(request, handle, grants), expires=expires, credential=credential)
 
     def revoke(self, session: PodSession, lease: str) -> None:
         """End a lease of this session now, where the source can. No error when it has ended."""
-        request, handle = _decode(lease)
+        request, handle, _ = _decode(lease)
         policy = self._policy.current().credentials.get(request.credential)
         try:
             if policy is not None and policy.mysql is not None:
@@ -162,7 +171,7 @@ class Leases:
 
     def reads(self, session: PodSession, lease: str, wanted: Reads) -> SignedReads:
         """URLs for what a session wants to read, where its lease is one for presigned reads. Decided anew each time."""
-        request, _ = _decode(lease)
+        request, _, _ = _decode(lease)
         try:
             policy = self._decide(session, request)
             if policy.s3 is None or not policy.s3.presigned:
@@ -329,16 +338,18 @@ def _plain(credential: Credential) -> dict[str, Any]:
     return document
 
 
-def _encode(request: LeaseRequest, handle: str) -> str:
-    text = json.dumps([request.model_dump(mode="json"), handle], separators=(",", ":"))
+def _encode(request: LeaseRequest, handle: str, grants: Mapping[str, Sequence[str]]) -> str:
+    text = json.dumps([request.model_dump(mode="json"), handle, grants], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _decode(lease: str) -> tuple[LeaseRequest, str]:
+def _decode(lease: str) -> tuple[LeaseRequest, str, dict[str, list[str]]]:
+    """Request, account and what it may read: none of it is believed. The account's name says whose it is and, by a
+    hash, what it may read."""
     try:
         if len(lease) > MAX_ID:
             raise ValueError("too long")
-        request, handle = json.loads(base64.urlsafe_b64decode(lease + "=" * (-len(lease) % 4)))
-        return LeaseRequest.model_validate(request), str(handle)
+        request, handle, grants = json.loads(base64.urlsafe_b64decode(lease + "=" * (-len(lease) % 4)))
+        return LeaseRequest.model_validate(request), str(handle), _GRANTS.validate_python(grants)
     except (ValueError, TypeError, RecursionError):
         raise NotFound("there is no such lease.", hint="Ask for a new one.", who="you") from None

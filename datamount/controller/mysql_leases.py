@@ -6,8 +6,8 @@ The server's own user table is the only record, so any replica can go on where a
 
     whose                     hash of the installation: two clusters may share a server, and the pods of one are not
                               those that the other can see
-    rights                    hash of the credential and of what it grants: an account is not renewed under another
-                              credential, nor when the policy has come to grant less (or more) than it has
+    rights                    hash of the credential and of the grants: an account is not renewed under another
+                              credential, nor when the policy has come to grant less than it has
     the name's time           after it the account is dropped whatever happens
     MAX_UPDATES_PER_HOUR      minute since 1970 until which the lease is renewed; what it limits never happens to an
                               account that may only SELECT. The name stays, so a renewal needs no new URL in kernels
@@ -160,18 +160,14 @@ class MySQLLeases:
             user=name, password=password, host=self.grant.host, port=self.grant.port, expires=account.expires
         )
 
-    def renew(self, name: str, uid: str, wanted: Mapping[str, Sequence[str]], *, ttl: float) -> Account:
+    def renew(self, name: str, uid: str, grants: Mapping[str, Sequence[str]], *, ttl: float) -> Account:
         """The account, good for another `ttl` seconds but not beyond its last second.
 
-        Raises NotFound when it is gone, or may read something else than what is `wanted` now; Refused when it is
+        Raises NotFound when it is gone, or was not made for this credential and these grants; Refused when it is
         another pod's.
         """
-        if self._own(name, uid) != self._rights(wanted):
-            raise NotFound(
-                f'the lease "{name}" on {self._where} has other rights than the policy gives now.',
-                hint="Ask for a new one.",
-                who="you",
-            )
+        if self._own(name, uid) != self._rights(grants):
+            raise NotFound(f'the lease "{name}" on {self._where} is another one.', hint="Ask for a new one.", who="you")
         with self._connected() as (connection, _):
             for account in _accounts(connection):
                 if account.name == name and time.time() < account.expires.timestamp():
@@ -290,6 +286,13 @@ def granted(grant: MySQLGrant, database: str, tables: Sequence[str], *, dataset:
             )
     # All that is granted there, not only what is delivered as Parquet: the connection is the students' to query.
     return {database: ["*"] if "*" in allowed else list(allowed)}
+
+
+def covers(granted: Mapping[str, Sequence[str]], had: Mapping[str, Sequence[str]]) -> bool:
+    """Whether what an account has been granted is granted still."""
+    return all(
+        "*" in granted.get(schema, ()) or set(tables) <= set(granted.get(schema, ())) for schema, tables in had.items()
+    )
 
 
 def _user(name: str, host: str) -> str:

@@ -244,12 +244,19 @@ def test_an_account_is_renewed_with_the_rights_that_it_has(
     assert (renew(wide["lease"]), renew(narrow["lease"])) == (200, 200)
     document = json.loads(base64.urlsafe_b64decode(wide["lease"] + "=" * (-len(wide["lease"]) % 4)))
     document[0]["credential"] = "some"
+    document[2] = {"course_1": ["notes"]}
     forged = base64.urlsafe_b64encode(json.dumps(document).encode()).decode().rstrip("=")
     assert renew(forged) == 404
     some = {"mysql": grant | {"grants": {"course_1": ["notes"]}}, "allow": [{"images": [IMAGE]}]}
     site.write_policy({"credentials": {"all": some, "some": some}})
     client.policy.read()  # type: ignore[attr-defined]
     assert (renew(wide["lease"]), renew(narrow["lease"])) == (404, 200)
+    more = {"mysql": grant | {"grants": {"course_1": ["names", "notes"], "other": ["*"]}}, "allow": some["allow"]}
+    site.write_policy({"credentials": {"all": more, "some": more}})
+    client.policy.read()  # type: ignore[attr-defined]
+    assert renew(narrow["lease"]) == 200, "what was added takes nothing from who is connected"
+    site.write_policy({"credentials": {"all": some, "some": some}})
+    client.policy.read()  # type: ignore[attr-defined]
     assert len({*accounts(mariadb), lease(client, site.kube.token(pod))["credential"]["user"]}) == 3
 
 
