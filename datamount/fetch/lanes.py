@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from datamount.drivers.base import Driver, Item
@@ -56,7 +56,8 @@ class Lanes:
         self._changed = threading.Condition(self._mutex)
         self._queue: deque[Item] = deque()
         self._open = 0
-        self._attempts: dict[Attempt, Item] = {}
+        self._attempts: dict[Attempt, Mapping[str, Item]] = {}
+        """Under way, each with the objects, by path, that it has still to bring."""
         self._stalls: dict[str, int] = {}
         self._moving = self._ended = self._left = False
 
@@ -96,9 +97,9 @@ class Lanes:
         """Give up transfers of which nothing arrives any more; open more lanes where that helps."""
         stall = self._means.policy.stall
         with self._mutex:
-            stalled = [(a, i) for a, i in self._attempts.items() if now - a.touched > stall]
-        for attempt, item in stalled:
-            self._give_up(attempt, item)
+            stalled = [attempt for attempt in self._attempts if now - attempt.touched > stall]
+        for attempt in stalled:
+            self._give_up(attempt)
         if self._moving:
             self._open_lanes()
 
@@ -110,20 +111,22 @@ class Lanes:
                 attempt.abandon()
             self._changed.notify_all()
 
-    def _give_up(self, attempt: Attempt, item: Item) -> None:
-        """Leave a transfer that hangs behind, with its thread; the object is tried once more by another."""
+    def _give_up(self, attempt: Attempt) -> None:
+        """Leave a transfer that hangs behind, with its thread; what it did not bring is tried once more by another."""
         with self._changed:
-            if self._attempts.pop(attempt, None) is None:
+            left = self._attempts.pop(attempt, None)
+            if left is None:
                 return
             attempt.abandon()
-            self._desk.give_up(item)
             attempt.give_back()
             self._open -= 1
-            stalls = self._stalls[item.path] = self._stalls.get(item.path, 0) + 1
-            if stalls < 2 and not self._stopping():
-                self._queue.append(item)
-            else:
-                self._fail(item, silent(self.name, f'the transfer of "{item.path}"', self._means.policy.stall))
+            for path, item in left.items():
+                self._desk.give_up(item)
+                stalls = self._stalls[path] = self._stalls.get(path, 0) + 1
+                if stalls < 2 and not self._stopping():
+                    self._queue.append(item)
+                else:
+                    self._fail(item, silent(self.name, f'the transfer of "{path}"', self._means.policy.stall))
             self._changed.notify_all()
         self._open_lanes()
 
@@ -197,19 +200,20 @@ class Lanes:
     # --- Objects ------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _attempt(self, item: Item) -> Iterator[Attempt]:
-        """One try at an object that `watch` sees."""
+    def _attempt(self, left: Mapping[str, Item]) -> Iterator[Attempt]:
+        """One try at some objects that `watch` sees."""
+        planned = all(item.size is not None for item in left.values())
 
         def count(size: int) -> None:
             if size > 0 and self._means.stop.is_set():
                 raise stopped(self.name)
-            if size > 0 and item.size is None:
+            if size > 0 and not planned:
                 self._means.space.unplanned(self.name, size)
             self._count(0, size)
 
         attempt = Attempt(count)
         with self._mutex:
-            self._attempts[attempt] = item
+            self._attempts[attempt] = left
         try:
             yield attempt
         finally:
@@ -224,7 +228,7 @@ class Lanes:
         def attempt() -> Receipt:
             nonlocal mismatches
             try:
-                with self._attempt(item) as watched:
+                with self._attempt({item.path: item}) as watched:
                     return self._obtain(item, watched)
             except VerificationFailed as error:
                 # Bytes may break on the way: once more, then it is the source that has others.
@@ -254,14 +258,22 @@ class Lanes:
         """Objects that the driver brings in one stream; what fails or does not come is tried one by one."""
         desk, shelf = self._desk, self.shelf
         left = {item.path: item for item in batch}
+
+        def arrived(item: Item, receipt: Receipt) -> None:
+            with self._mutex:
+                if watched.abandoned:
+                    raise Abandoned  # it is another lane's by now, though it is there
+                del left[item.path]
+            self._finished(item, receipt)
+
         try:
             with contextlib.ExitStack() as stack:
-                watched = stack.enter_context(self._attempt(batch[0]))
+                watched = stack.enter_context(self._attempt(left))
                 if shelf is not None:
                     stack.enter_context(shelf.only_one(batch[0], watched, self._means.stop))
                     for item in batch:
                         if (receipt := shelf.serve(item, watched, desk)) is not None:
-                            self._finished(left.pop(item.path), receipt)
+                            arrived(item, receipt)
                 if left:
                     pairs = self._driver.open_many(list(left.values()))
                     stack.callback(getattr(pairs, "close", lambda: None))
@@ -269,7 +281,7 @@ class Lanes:
                         receipt = desk.fetch(item, watched, body)
                         if shelf is not None:
                             shelf.put(item, receipt, desk)
-                        self._finished(left.pop(item.path), receipt)
+                        arrived(item, receipt)
         except Abandoned:
             raise
         except BaseException as error:

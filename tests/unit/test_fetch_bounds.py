@@ -245,6 +245,35 @@ def test_small_files_come_in_batches_where_the_driver_can(rig: Rig) -> None:
     assert broke
 
 
+def test_a_batch_that_hangs_costs_none_of_its_files(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When streams of many files hang, they are given up, and what they did not bring is asked for singly."""
+    files = {f"f{n:04}": os.urandom(50) for n in range(1200)}
+    rig.world.put("codes", files)
+    rig.kind = Batching
+    over = threading.Event()
+    hung: list[int] = []
+    watch = Lanes.watch
+
+    def once(item: Item, _offset: int) -> None:
+        if item.path == "f0100" and not hung:
+            hung.append(1)
+            over.wait(60)
+
+    def later(lanes: Lanes, now: float) -> None:
+        watch(lanes, now + (3600 if hung == [1] else 0))
+        if hung:
+            hung.append(2)
+
+    rig.world.before_chunk = once
+    monkeypatch.setattr(Lanes, "watch", later)
+    codes = rig.fetch().datasets["codes"]
+    over.set()
+    assert codes.state == "ready", codes
+    assert rig.files() == files
+    assert hung
+    assert (codes.files_done, codes.bytes_done) == (codes.files_total, codes.bytes_total)
+
+
 @pytest.mark.parametrize("torn", [False, True])
 def test_after_a_power_failure_files_are_read_once(rig: Rig, monkeypatch: pytest.MonkeyPatch, torn: bool) -> None:
     """A receipt of an earlier boot is believed after the file was read: torn files are fetched, whole ones kept."""
