@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import importlib.util
 import os
@@ -60,6 +61,11 @@ def up(  # noqa: PLR0917  (Typer's way to declare options)
             budget=wait,
             save_after=save_after,
         ),
-        lambda text: print(text, flush=True),
+        _say,
     )
     raise typer.Exit(code)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # a terminal that was closed must not keep the last save from its end
+        print(text, flush=True)

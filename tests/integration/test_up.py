@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from datamount.objectstore import open_store
+from datamount.snapshots import Workspace
 from tests import servers
 from tests.jupyter_client import Jupyter
 from tests.pod_processes import wait_for
@@ -278,3 +280,31 @@ def test_a_second_ctrl_c_does_not_wait_for_the_last_save(course: Path, up: Calla
     assert session.stop() == 5
     assert f"were not saved; they are in {course}" in session.text()
     assert session.processes() == {}
+
+
+def test_a_closed_terminal_saves_first(course: Path, tmp_path: Path) -> None:
+    """When the window that `up` runs in is closed, what is unsaved is saved although nobody can be told."""
+    store = (tmp_path / "store").as_uri()
+    window, terminal = os.openpty()
+    process = subprocess.Popen(
+        [*(sys.executable, "-m", "datamount", "up", str(course), "--no-browser", "--port", "0", "--save-after", "600"),
+         *("--store", store, "--owner", "ada", "--course-name", "c")],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=os.environ | {"DATAMOUNT_HOME": str(tmp_path / "home")},
+        start_new_session=True,
+        preexec_fn=servers.dying_with_us(signal.SIGKILL),
+    )  # fmt: skip
+    os.close(terminal)
+    try:
+        shown = b""
+        while b"Ctrl-C saves and stops" not in shown:
+            shown += os.read(window, 4096)
+        (course / "own.txt").write_text("not saved yet")
+        os.close(window)
+        process.send_signal(signal.SIGHUP)  # as the kernel does to what a terminal controls
+        process.wait(120)
+    finally:
+        process.kill()
+    assert "own.txt" in Workspace(open_store(store), "ada", "c").version("latest").by_path()
