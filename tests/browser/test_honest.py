@@ -71,3 +71,19 @@ def test_the_page_without_its_server(tmp_path: Path, student: Students) -> None:
             expect(ada.page.locator("#state")).to_contain_text("Saved to storage")
         expect(ada.page.locator("#state")).to_contain_text("The Jupyter server does not answer")
         ada.shot("gone")
+
+
+def test_a_session_that_keeps_no_work(tmp_path: Path, student: Students) -> None:
+    """Where nothing can be saved and nothing is tried again, it is not said to be retried, but why and by whom."""
+    pod = Pod(tmp_path / "pod")
+    (pod.work / "lesson.ipynb").write_text(notebook("answer = 1"))
+    with (
+        pod.sidecar("--no-autosave", "--store", ""),
+        pod.jupyter(environment("jupyterlab>=4"), "jupyterlab") as jupyter,
+    ):
+        ada = student(jupyter)
+        ada.open("lab/tree/lesson.ipynb")
+        expect(ada.page.locator(".dm-State")).to_have_text("Saving is not available")
+        ada.history_panel()
+        expect(ada.page.locator("#datamount-history .dm-Now")).to_contain_text("The store's URL is not one")
+        ada.shot("no-store")
