@@ -205,7 +205,7 @@ class Session:
             raise
         # Should this session end in the middle, the next one brings the work and not what was here.
         before = before_restoring(coming.version.info.id)
-        return found, self._replace(self.settings.folder, coming.preview, coming.run, before, done)
+        return found, self._replace(self.settings.folder, coming.preview, coming.run, before, done, always=True)
 
     def _resuming(self, workspace: Workspace) -> Resuming:
         own = self.settings
@@ -275,11 +275,11 @@ class Session:
         self._state.show(showing)
 
     # --- Saving and restoring, in the worker ----------------------------------------------------------------------
-    def _save(self, reason: Reason, message: str) -> SaveResult:
+    def _save(self, reason: Reason, message: str, *, always: bool = False) -> SaveResult:
         """Runs in the worker; `_begin` was called."""
         before = self._scan()
         try:
-            result = self._store_version(reason, message)
+            result = self._store_version(reason, message, always=always)
         except BaseException as error:
             found = problem(error)
             log.warning("save failed", extra={"problem": found})
@@ -288,7 +288,7 @@ class Session:
         self._state.saved(LastSave.of(result), self._measured(result), before, self._scan())
         return result
 
-    def _store_version(self, reason: Reason, message: str) -> SaveResult:
+    def _store_version(self, reason: Reason, message: str, *, always: bool) -> SaveResult:
         own = self.settings
         workspace = self.workspace()
         result = workspace.save(
@@ -301,6 +301,7 @@ class Session:
             exclude=own.exclude,
             max_bytes=own.max_bytes,
             state_dir=own.state,
+            always=always,
         )
         if result.version is None:
             # Nothing has changed since a version whose header was not needed to find that out.
@@ -346,10 +347,13 @@ class Session:
         bring: Callable[[Fingerprint, str], RestoreReport],
         before: str,
         done: str,
+        *,
+        always: bool = False,
     ) -> tuple[str, RestoreReport]:
         """Save what is there, bring a version into the target, and save that; the id of what was there, the report.
 
-        `bring` gets what the save covers, and its id; `before` and `done` are the messages of the two versions.
+        `bring` gets what the save covers, and its id; `before` and `done` are the messages of the two versions, and
+        with `always` there is a second one though the folder is as it was.
         """
         with self._state.restoring():
             undo = self._save("auto", before)
@@ -357,7 +361,7 @@ class Session:
             self._check_kept(undo, target, preview)
             report = bring(self._saved_in(target), undo.version.id)
             self._state.begin()
-            self._save("auto", done)
+            self._save("auto", done, always=always)
         return undo.version.id, report
 
     def _check_kept(self, before: SaveResult, target: Path, preview: Callable[[], Preview]) -> None:

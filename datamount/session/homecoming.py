@@ -258,7 +258,9 @@ class _Coming:
                 transient=True,
             )
         if begun.before or final != saved:
-            self._save(self._message(begun), parent=self._landed(begun) if again else begun.parent)
+            parent = self._landed(begun) if again else begun.parent
+            # Also of an unchanged folder: what was saved before must not stay the newest, as if this were cut off.
+            self._save(self._message(begun), parent, always=parent == begun.before)
         elif not report.failed:
             # Nothing but a restore: the next save builds on the version.
             self.workspace.adopt(version, self.folder, self.state_dir)
@@ -267,7 +269,7 @@ class _Coming:
         cut_off = newest.cut_off if newest.cut_off != begun.before else None
         return Homecoming(version, report, begun.before, newest.shrunk, newest.damaged, cut_off, merge)
 
-    def _save(self, message: str, parent: str | None = None) -> str | None:
+    def _save(self, message: str, parent: str | None = None, *, always: bool = False) -> str | None:
         saved = self.workspace.save(
             self.folder,
             reason="auto",
@@ -278,6 +280,7 @@ class _Coming:
             max_bytes=self.max_bytes,
             state_dir=self.state_dir,
             parent=parent,
+            always=always,
         )
         return saved.version.id if saved.created and saved.version else None
 

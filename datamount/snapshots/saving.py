@@ -67,6 +67,7 @@ class Draft:
     exclude: tuple[str, ...]
     max_bytes: int | None
     parent: str | None
+    always: bool
 
 
 class StartAgain(Exception):
@@ -312,6 +313,8 @@ class _Save:
 
     def _says_more(self, base: VersionInfo) -> bool:
         """Whether this save says what the version of the same tree does not: that it is to stay, or a message."""
+        if self.draft.always:
+            return True
         if self.draft.reason != "manual":
             return False
         return base.reason != "manual" or bool(self.draft.message and self.draft.message != base.message)

@@ -59,6 +59,7 @@ class Workspace(History):
         max_bytes: int | None = None,
         state_dir: Path | None = None,
         parent: str | None = None,
+        always: bool = False,
     ) -> SaveResult:
         """A new version of `folder`, durable when this returns; or, for an unchanged tree, nothing at all.
 
@@ -67,11 +68,14 @@ class Workspace(History):
         Over `max_bytes` (of files) the largest are left out and named, notebooks last. `state_dir` keeps the local
         index and the course's pristine hashes; without it every file is read and the store is asked. The parent is
         `parent`, else the version that this folder comes from, else the latest. A manual save of a tree that only an
-        autosave holds makes a version, and so does one with a new message: manual ones are never thinned out.
+        autosave holds makes a version, and so does one with a new message: manual ones are never thinned out. `always`
+        makes one in any case, for its message.
         Raises the store's errors; the versions that were there are untouched, and the same call may be repeated.
         """
         started = time.monotonic()
-        draft = Draft(reason, message[:MESSAGE_LIMIT], author, course_ref, image, tuple(exclude), max_bytes, parent)
+        draft = Draft(
+            reason, message[:MESSAGE_LIMIT], author, course_ref, image, tuple(exclude), max_bytes, parent, always
+        )
         folder = Path(os.path.abspath(folder))  # noqa: PTH100  (resolve() would follow a link of the student's)
         if not folder.is_dir():
             raise UsageError(f"{printable(str(folder))} is not a folder.", who="you")

@@ -143,6 +143,19 @@ def test_a_session_that_ends_before_the_work_is_back(tmp_path: Path, workspace: 
     assert newest_of(workspace).cut_off is None
 
 
+def test_a_folder_that_has_the_work_already(tmp_path: Path, workspace: Workspace) -> None:
+    """Where the work that comes home changes nothing, the folder as it is stays the newest, with what is only there."""
+    home = tmp_path / "home"
+    home.mkdir()
+    files = {"course.txt": "shipped\n", "notes.txt": "mine\n", "new.txt": "only here\n"}
+    for name, text in files.items():
+        (home / name).write_text(text)
+    assert bring_home(workspace, home, tmp_path / "state").saved_before
+    newest = newest_of(workspace)
+    assert newest.version and newest.cut_off is None
+    assert newest.version.by_path().keys() == files.keys()
+
+
 def test_what_never_comes_does_not_stop_saving(tmp_path: Path, workspace: Workspace) -> None:
     """After a few tries what came has to do, and new work is saved again."""
     session = relaunched(tmp_path, Workspace(Cut(workspace.store, 0), workspace.owner, workspace.course), failures=0)
