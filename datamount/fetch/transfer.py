@@ -163,7 +163,8 @@ class Desk:
         temporary = _temporary(as_item or item)
         large = body is None and self._resumable(item)
         try:
-            handle = os.open(temporary, _NEW, 0o600, dir_fd=self._partial)
+            with attempt.held():  # a file that is opened after it was given up is another thread's
+                handle = os.open(temporary, _NEW, 0o600, dir_fd=self._partial)
             try:
                 if large:
                     digester, size = self._write_large(item, handle, temporary, attempt)

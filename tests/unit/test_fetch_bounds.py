@@ -23,7 +23,7 @@ from datamount.fetch.retries import Policy
 from datamount.fetch.workers import Pace
 from datamount.status import Status
 from tests import servers
-from tests.folder_driver import FolderDriver, World
+from tests.folder_driver import CHUNK, FolderDriver, World
 
 MIB = 1 << 20
 QUICK = Policy(attempts=3, retries=20, base=0.001, cap=0.01)
@@ -272,6 +272,35 @@ def test_a_batch_that_hangs_costs_none_of_its_files(rig: Rig, monkeypatch: pytes
     assert rig.files() == files
     assert hung
     assert (codes.files_done, codes.bytes_done) == (codes.files_total, codes.bytes_total)
+
+
+def test_a_batch_that_wakes_up_late_touches_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that goes on after it was given up leaves the files alone that others bring by then."""
+    rig.world.put("codes", files := {f"f{n}": os.urandom(3 * CHUNK) for n in range(10)})
+    hung, woken, watch = threading.Event(), threading.Event(), Lanes.watch
+
+    class Sleepy(Batching):
+        def open_many(self, items: Sequence[Item]) -> Iterator[tuple[Item, Iterator[Buffer]]]:
+            for number, pair in enumerate(super().open_many(items)):
+                if number == 1:
+                    hung.set()
+                    woken.wait(60)
+                yield pair
+
+    def wake(item: Item, offset: int) -> None:
+        if item.path == "f1" and offset == 2 * CHUNK and not woken.is_set():
+            woken.set()
+            time.sleep(0.3)
+
+    def later(lanes: Lanes, now: float) -> None:
+        watch(lanes, now + 3600 * hung.is_set())
+        hung.clear()
+
+    rig.kind, rig.world.before_chunk = Sleepy, wake
+    monkeypatch.setattr(Pace, "lanes", lambda _: 1)
+    monkeypatch.setattr(Lanes, "watch", later)
+    assert rig.fetch().state == "ready"
+    assert rig.files() == files
 
 
 @pytest.mark.parametrize("torn", [False, True])
