@@ -239,7 +239,9 @@ class LocalSession:
         if home.shrunk:
             self.say(f"work     version {home.shrunk} lacks over half of the files of the one before; not restored")
         if home.report:
-            self.say(f"work     {len(home.report.restored)} files restored, {len(home.report.unchanged)} were there")
+            self.say(
+                f"work     {progress.counted(len(home.report.restored), 'file')} restored, {len(home.report.unchanged)} were there"
+            )
             for path, why in home.report.failed.items():
                 self.say(f"problem  {path} was not restored: {why}")
         elif not home.version:
