@@ -14,7 +14,7 @@ from datamount.errors import DiskFull, UsageError
 from datamount.fetch.retries import stopped
 from datamount.progress import human
 
-LOOK_SECONDS = 10.0
+LOOK_SECONDS = 60.0
 """How long a look at all that is in a bounded volume is good, with what was written since."""
 LOOK_BYTES = 8 << 20
 
