@@ -239,9 +239,8 @@ class LocalSession:
         if home.shrunk:
             self.say(f"work     version {home.shrunk} lacks over half of the files of the one before; not restored")
         if home.report:
-            self.say(
-                f"work     {progress.counted(len(home.report.restored), 'file')} restored, {len(home.report.unchanged)} were there"
-            )
+            restored = progress.counted(len(home.report.restored), "file")
+            self.say(f"work     {restored} restored, {len(home.report.unchanged)} were there")
             for path, why in home.report.failed.items():
                 self.say(f"problem  {path} was not restored: {why}")
         elif not home.version:
