@@ -38,7 +38,8 @@ from datamount.status import DatasetStatus, read_status, write_atomic
 
 FETCH_BUDGET = 90.0
 """Seconds that the notebook waits for data; the rest goes on while it is open."""
-JUPYTER_START = 60.0
+JUPYTER_START = 180.0
+"""The first start after an installation compiles all of it: half a minute on two busy cores, more from a slow disk."""
 SIDECAR_START = 20.0
 FLUSH = 120.0
 """Seconds that the last save may take."""
