@@ -207,7 +207,7 @@ class Lanes:
         def count(size: int) -> None:
             if size > 0 and self._means.stop.is_set():
                 raise stopped(self.name)
-            if size > 0 and not planned:
+            if not planned:
                 self._means.space.unplanned(self.name, size)
             self._count(0, size)
 

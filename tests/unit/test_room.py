@@ -52,6 +52,8 @@ def test_data_that_goes_over_its_volume_is_left_out(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(space, "LOOK_SECONDS", 1000.0)
     unknown = Space(tmp_path)
     unknown.reserve("table", 0)
+    unknown.unplanned("table", 150 * MIB)
+    unknown.unplanned("table", -150 * MIB)  # the connection broke, and it begins anew
     for _ in range(192):
         unknown.unplanned("table", MIB)
     with pytest.raises(DiskFull):
