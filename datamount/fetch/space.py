@@ -58,8 +58,8 @@ class Space:
             self._coming[name] = mine + max(size, 0)
 
     def unplanned(self, name: str, size: int) -> None:
-        """Count `size` bytes of which nobody knew before, or (below 0) that are gone again; DiskFull, now and then, when
-        they are too many for a volume that would take them."""
+        """Count `size` bytes of which nobody knew before, or (below 0) that are gone again; DiskFull, now and then,
+        when they are too many for a volume that would take them."""
         if not self._bounded:
             return
         with self._mutex:
