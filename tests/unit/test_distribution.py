@@ -20,7 +20,7 @@ def build(kind: str, source: Path, into: Path) -> Path:
     """The one file that the backend makes of the project in `source`."""
     into.mkdir()
     command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(into)]
-    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=100)
+    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=200)
     (made,) = into.iterdir()
     return made
 
