@@ -120,8 +120,8 @@ class Pod:
         return "\n".join(json.loads(file.read_bytes())) if file.exists() else ""
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """What the sidecar's API answers."""
-        place = json.loads((self.run / names.SIDECAR_FILE).read_bytes())
+        """What the sidecar's API answers, once there is a sidecar: its probe gives a busy machine only seconds."""
+        place = wait_for(self._place)
         request = urllib.request.Request(
             f"{place['url']}/api/v1/{path}",
             method=method,
@@ -130,6 +130,11 @@ class Pod:
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
+
+    def _place(self) -> Any:
+        with contextlib.suppress(FileNotFoundError):
+            return json.loads((self.run / names.SIDECAR_FILE).read_bytes())
+        return None
 
     def kill(self) -> None:
         for process in self.processes:

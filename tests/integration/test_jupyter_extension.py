@@ -98,7 +98,7 @@ class Session:
         return process
 
     def _wait(self, ready: Callable[[], bool]) -> None:
-        until = time.monotonic() + 40
+        until = time.monotonic() + 120
         while True:
             assert self.processes[-1].poll() is None, self.log()
             assert time.monotonic() < until, self.log()

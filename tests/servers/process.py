@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import random
 import shutil
@@ -12,9 +13,11 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 PR_SET_PDEATHSIG = 1
 
@@ -27,30 +30,46 @@ class ServerFailed(RuntimeError):
     """A server did not become ready; the text ends with the tail of its log."""
 
 
-_given: set[int] = set()
+_held: dict[int, IO[str]] = {}
+"""Ports given by this process, each with the lock that other test processes see."""
 
 
 def free_port(*, offset: int = 0) -> int:
     """A TCP port on 127.0.0.1 that is free now (with `offset`: and so is the port that much higher).
 
     Below the kernel's ephemeral range, so that no outgoing connection takes it before the server does; never the
-    same one twice in a process.
+    same one twice, in this process or another that runs tests, as long as both live.
     """
     for _ in range(1000):
         port = random.randrange(10_000, 32_000 - offset)
         wanted = {port, port + offset}
-        if wanted & _given:
+        if wanted & _held.keys():
             continue
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as probes, contextlib.ExitStack() as locks:
             try:
+                held = {number: locks.enter_context(_lock(number)) for number in wanted}
                 for number in wanted:
-                    probe = stack.enter_context(socket.socket())
+                    probe = probes.enter_context(socket.socket())
                     probe.bind(("127.0.0.1", number))
             except OSError:
                 continue
-        _given.update(wanted)
+            locks.pop_all()
+        _held.update(held)
         return port
     raise ServerFailed("no free port on 127.0.0.1")
+
+
+def _lock(port: int) -> IO[str]:
+    """A file that is locked until this process ends. OSError where another has it."""
+    folder = Path(tempfile.gettempdir(), f"datamount-test-ports-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    file = (folder / str(port)).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def _libc() -> ctypes.CDLL | None:
