@@ -122,11 +122,12 @@ def of(pod: Any, *kinds: str) -> list[Any]:
 
 def ours(pod: Any) -> list[Any]:
     """The containers that were added: those with a script or command of ours."""
-    return [
-        container
-        for container in of(pod, "initContainers", "containers")
-        if SEED_SCRIPT in container.get("command", ()) or "datamount.pod" in container.get("command", ())
-    ]
+    found = []
+    for container in of(pod, "initContainers", "containers"):
+        command = container.get("command")  # of the pod's own, it may be anything
+        if isinstance(command, list) and (SEED_SCRIPT in command or "datamount.pod" in command):
+            found.append(container)
+    return found
 
 
 @pytest.mark.parametrize(("name", "options", "pod"), INJECTED, ids=[name for name, _, _ in INJECTED])
