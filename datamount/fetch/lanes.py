@@ -219,8 +219,8 @@ class Lanes:
         finally:
             with self._mutex:
                 self._attempts.pop(attempt, None)
-        if attempt.abandoned:
-            raise Abandoned
+            if attempt.abandoned:  # also where it ends with an error at last: that is nobody's any more
+                raise Abandoned
 
     def _one(self, item: Item) -> None:
         mismatches = 0

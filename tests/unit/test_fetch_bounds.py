@@ -274,8 +274,11 @@ def test_a_batch_that_hangs_costs_none_of_its_files(rig: Rig, monkeypatch: pytes
     assert (codes.files_done, codes.bytes_done) == (codes.files_total, codes.bytes_total)
 
 
-def test_a_batch_that_wakes_up_late_touches_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that goes on after it was given up leaves the files alone that others bring by then."""
+@pytest.mark.parametrize("error", [None, Unavailable("reset", transient=True)])
+def test_a_batch_that_wakes_up_late_touches_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """A stream that goes on, or fails, after it was given up leaves the files alone that others bring by then."""
     rig.world.put("codes", files := {f"f{n}": os.urandom(3 * CHUNK) for n in range(10)})
     hung, woken, watch = threading.Event(), threading.Event(), Lanes.watch
 
@@ -285,6 +288,8 @@ def test_a_batch_that_wakes_up_late_touches_nothing(rig: Rig, monkeypatch: pytes
                 if number == 1:
                     hung.set()
                     woken.wait(60)
+                    if error is not None:
+                        raise error
                 yield pair
 
     def wake(item: Item, offset: int) -> None:
@@ -299,8 +304,10 @@ def test_a_batch_that_wakes_up_late_touches_nothing(rig: Rig, monkeypatch: pytes
     rig.kind, rig.world.before_chunk = Sleepy, wake
     monkeypatch.setattr(Pace, "lanes", lambda _: 1)
     monkeypatch.setattr(Lanes, "watch", later)
-    assert rig.fetch().state == "ready"
+    codes = rig.fetch().datasets["codes"]
+    assert codes.state == "ready"
     assert rig.files() == files
+    assert (codes.files_done, max(rig.world.opened.values())) == (10, 1)
 
 
 @pytest.mark.parametrize("torn", [False, True])
