@@ -135,7 +135,7 @@ class ControllerClient:
             error = self._unusable(path, answer.status)
         error.transient = answer.status in _TRANSIENT
         wait = answer.headers.get("Retry-After", "")
-        error.retry_after = float(wait) if wait.isdigit() else None
+        error.retry_after = float(wait) if wait.isdecimal() else None
         return error
 
     def _unusable(self, path: str, status: int | None = None) -> Unavailable:

@@ -13,7 +13,7 @@ from datamount.fetch import remote_access
 from datamount.pod.handover import Handover, read_handover, take_from_image
 from datamount.pod.notices import say
 from datamount.pod.settings import AGAIN, PodSettings
-from datamount.progress import Progress
+from datamount.progress import Progress, counted
 from datamount.session.launch import report_fault
 from datamount.status import read_status
 
@@ -30,7 +30,7 @@ def hand_over(settings: PodSettings) -> Handover:
         url=settings.course_url,
         ref=settings.course_ref,
     )
-    say(f"course {found.course.identity}, {len(found.course.manifest.datasets)} datasets")
+    say(f"course {found.course.identity}, {counted(len(found.course.manifest.datasets), 'dataset')}")
     return found
 
 

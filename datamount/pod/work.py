@@ -10,6 +10,7 @@ from datamount.errors import DatamountError, Refused
 from datamount.pod.handover import Handover, link_data
 from datamount.pod.notices import note, say
 from datamount.pod.settings import PodSettings
+from datamount.progress import counted
 
 if TYPE_CHECKING:
     from datamount.session.homecoming import Homecoming
@@ -94,7 +95,7 @@ def _tell(settings: PodSettings, home: Homecoming) -> None:
     if home.merge:
         note(settings, f"{home.merge.word()}: {home.merge.summary()}. The panel says more.")
     if home.report:
-        restored = f"{len(home.report.restored)} files restored"
+        restored = f"{counted(len(home.report.restored), 'file')} restored"
         say(restored)
         if settings.controller:
             from datamount.pod.controller import open_client

@@ -55,7 +55,7 @@ def test_a_session_from_launch_to_relaunch(s3: servers.S3Server, pods: Callable[
     first.kill()
 
     second = pods(manifest, s3.env(), **store)
-    assert "files restored" in second.fetch()
+    assert "datamount: 1 file restored\n" in second.fetch()
     assert (second.home / "answer.txt").read_text() == "42\n"
     assert (second.home / "lesson.txt").read_text() == "one\n"
     second.sidecar()
