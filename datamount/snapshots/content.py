@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from datamount.objectstore import ObjectStore
 from datamount.snapshots.inorder import in_order
 from datamount.snapshots.scan import printable
 from datamount.snapshots.versionfile import Entry, Location
-from datamount.snapshots.writeback import start_writeback
 
 PART = 8 << 20
 """Bytes of a large object that are asked for at once."""
@@ -62,39 +60,12 @@ class Content:
             parts = iter([self.store.get(self.prefix + place.object, place.offset, stop)])
         yield from verified(decoded(parts, place.encoding), entry)
 
-    def in_parts(self, entry: Entry) -> bool:
-        """Whether a file is stored as it is, and large enough to be written in parts side by side (`write_to`)."""
-        place = self._place(entry)
-        return place.encoding == "raw" and place.length > PART and not entry.sparse
-
-    def write_to(self, handle: int, entry: Entry) -> None:
-        """Write the file to a descriptor, parts side by side, while what has come is hashed in order.
-
-        VerificationFailed when the whole does not match the digest: then what was written is not the file.
-        """
-        place = self._place(entry)
-        stop = place.offset + place.length
-
-        def fetch(start: int) -> list[bytes]:
-            chunks = []
-            at = start - place.offset
-            for chunk in self.store.stream(self.prefix + place.object, start, min(start + PART, stop)):
-                write_at(handle, chunk, at)
-                at += len(chunk)
-                chunks.append(chunk)
-            start_writeback(handle, start - place.offset, at)
-            return chunks
-
-        with ThreadPoolExecutor(PARTS, thread_name_prefix="restore-part") as pool:
-            parts = in_order(pool, fetch, range(place.offset, stop, PART), PARTS + 1)
-            for _ in verified((chunk for part in parts for chunk in part), entry):
-                pass
-
     def _parts(self, key: str, start: int, stop: int) -> Iterator[bytes]:
         """A large object in order, several parts under way at once: one connection is slow on a long way."""
         with ThreadPoolExecutor(PARTS, thread_name_prefix="restore-part") as pool:
             spans = ((at, min(at + PART, stop)) for at in range(start, stop, PART))
-            yield from in_order(pool, lambda span: self.store.get(key, *span), spans, PARTS + 1)
+            for chunks in in_order(pool, lambda span: list(self.store.stream(key, *span)), spans, PARTS + 1):
+                yield from chunks
 
     def runs(self, entries: Iterable[Entry]) -> list[Run]:
         """Bundled files, near ones together, so that each run is one request."""
@@ -141,14 +112,6 @@ class Content:
                 who="you",
             )
         return entry.location
-
-
-def write_at(handle: int, data: bytes, at: int) -> None:
-    """All of it, at a place of the file."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(handle, view, at)
-        view, at = view[written:], at + written
 
 
 def decoded(parts: Iterator[bytes], encoding: str) -> Iterator[bytes]:

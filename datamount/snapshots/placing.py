@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 import stat as st
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -101,17 +101,24 @@ class Batch:
 
     def write(self, entry: Entry, chunks: Iterable[Chunk]) -> None:
         """Write a file beside its place. OSError, Refused, or what `chunks` raises; then nothing of it stays."""
-        self.fill(entry, lambda handle: _write(handle, entry, chunks))
-
-    def fill(self, entry: Entry, write: Callable[[int], None]) -> None:
-        """The same with a function that writes all of it to a descriptor."""
         parent, _, name = entry.path.rpartition("/")
         folder = self._folder(parent)
         refuse_folder(name, folder, entry)
         temporary = f"{TEMPORARY}{secrets.token_hex(8)}"
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
-            write(handle)
+            dirty = 0
+            for chunk in chunks:
+                dirty += len(chunk)
+                if dirty > _DIRTY:
+                    start_writeback(handle)
+                    dirty = 0
+                if entry.sparse and not bytes(chunk).strip(b"\0"):
+                    os.lseek(handle, len(chunk), os.SEEK_CUR)
+                else:
+                    _write_all(handle, chunk)
+            if entry.sparse:
+                os.ftruncate(handle, entry.size)
             os.fchmod(handle, entry.mode)
             os.utime(handle, ns=(entry.mtime_ns, entry.mtime_ns))
             start_writeback(handle)
@@ -163,21 +170,6 @@ class Batch:
             with folder_below(self.root, path) as handle:
                 self._folders[path] = os.dup(handle)
         return self._folders[path]
-
-
-def _write(handle: int, entry: Entry, chunks: Iterable[Chunk]) -> None:
-    dirty = 0
-    for chunk in chunks:
-        dirty += len(chunk)
-        if dirty > _DIRTY:
-            start_writeback(handle)
-            dirty = 0
-        if entry.sparse and not bytes(chunk).strip(b"\0"):
-            os.lseek(handle, len(chunk), os.SEEK_CUR)
-        else:
-            _write_all(handle, chunk)
-    if entry.sparse:
-        os.ftruncate(handle, entry.size)
 
 
 def _write_all(handle: int, data: Chunk) -> None:

@@ -209,10 +209,7 @@ def _files(root: int, entries: list[Entry], content: Content, done: _Progress) -
 def _place_blob(root: int, entry: Entry, content: Content, done: _Progress) -> None:
     with closing(Batch(root, done.seen)) as batch:
         with _reported(entry, done):
-            if content.in_parts(entry):
-                batch.fill(entry, lambda handle: content.write_to(handle, entry))
-            else:
-                batch.write(entry, content.chunks(entry))
+            batch.write(entry, content.chunks(entry))
         _appear(batch, done)
 
 

@@ -7,11 +7,10 @@ import ctypes
 _SYNC_FILE_RANGE_WRITE = 2
 
 
-def start_writeback(handle: int, start: int = 0, stop: int = 0) -> None:
-    """Let the disk begin with what was written (to the end of the file where there is no `stop`), without waiting for
-    it; nothing where the system cannot."""
+def start_writeback(handle: int) -> None:
+    """Let the disk begin with what was written, without waiting for it; nothing where the system cannot."""
     if _sync_file_range is not None:
-        _sync_file_range(handle, start, stop and stop - start, _SYNC_FILE_RANGE_WRITE)
+        _sync_file_range(handle, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)

@@ -326,7 +326,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_restored(
 def test_a_file_of_many_parts_comes_whole_or_not_at_all(
     workspace: Workspace, work: Path, store: FolderStore, tmp_path: Path, damage: str
 ) -> None:
-    """Parts that are written side by side appear under the file's name when all of them are right, or nothing does."""
+    """Parts that come side by side appear under the file's name when all of them are right, or nothing does."""
     large = os.urandom((41 << 20) + 7)
     write(work, {"large.bin": large})
     workspace.save(work)
