@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
@@ -35,6 +35,8 @@ from sidecar.showing import Showing, forget_showing, keep_showing, read_showing,
 from sidecar.state import WAITING, State
 
 log = logging.getLogger("datamount.sidecar")
+
+Answer = TypeVar("Answer")
 
 AGAIN = 20.0
 """Seconds until saved work that could not be brought back is asked for once more."""
@@ -118,10 +120,7 @@ class Session:
     # --- What it does -------------------------------------------------------------------------------------------
     def save(self, *, message: str = "", reason: Reason = "manual") -> Future[SaveResult]:
         """Save what is in the folder now. The future's result means durable; its exception is ours."""
-        self._check_open()
-        self._check_own()
-        self._state.begin(within=WAITING)
-        return self._worker.submit(self._save, reason, message)
+        return self._queue(lambda: self._save(reason, message))
 
     def restore(self, version: str, paths: Sequence[str], into: str | None) -> Future[tuple[str, RestoreReport]]:
         """Bring back a version, or some paths of it, after saving what is there now.
@@ -130,10 +129,7 @@ class Session:
         fails, nothing is restored.
         """
         target = self._inside(into) if into else self.settings.folder
-        self._check_open()
-        self._check_own()
-        self._state.begin(within=WAITING)
-        return self._worker.submit(self._restore, version, tuple(paths), target)
+        return self._queue(lambda: self._restore(version, tuple(paths), target))
 
     def preview(self, version: str, paths: Sequence[str], into: str | None) -> RestorePreview:
         """What `restore` would do to the folder as it is now; writes nothing."""
@@ -150,9 +146,7 @@ class Session:
 
         Refused for a wrong key; nothing has changed then.
         """
-        self._check_open()
-        self._check_own()
-        return self._worker.submit(self._resume, key)
+        return self._queue(lambda: self._resume(key))
 
     def preview_resume(self, key: SecretStr) -> tuple[dict[str, Any], Version | None, RestorePreview | None]:
         """What `resume` would do: what the gateway knows, the version that would come, and what it would change."""
@@ -170,9 +164,7 @@ class Session:
         place of the student's files, and the session is read-only until `end_show`.
         """
         target = self._inside(into) if into else self.settings.folder
-        self._check_open()
-        self._check_own()
-        return self._worker.submit(self._show, secret, target)
+        return self._queue(lambda: self._show(secret, target))
 
     def preview_show(self, secret: SecretStr, into: str | None) -> tuple[Version, RestorePreview]:
         """What `show` would do; writes nothing."""
@@ -187,8 +179,7 @@ class Session:
 
         Where the student changed something of what was shown, that becomes a version before it goes.
         """
-        self._check_open()
-        return self._worker.submit(self._end_show, keep=keep)
+        return self._queue(lambda: self._end_show(keep=keep), own=False)
 
     def _resume(self, key: SecretStr) -> tuple[dict[str, Any], tuple[str, RestoreReport] | None]:
         found = gateway_of(self.workspace()).resume(key)
@@ -196,13 +187,8 @@ class Session:
             self._workspace = None
         if not found["versions"]:
             return found, None
-        self._state.begin()
-        try:
-            coming = self._resuming(self.workspace())
-            done = f"{'Merged' if coming.preview().merged else 'Restored'} {coming.version.info.id}"
-        except BaseException:
-            self._state.ended()
-            raise
+        coming = self._resuming(self.workspace())
+        done = f"{'Merged' if coming.preview().merged else 'Restored'} {coming.version.info.id}"
         # Should this session end in the middle, the next one brings the work and not what was here.
         before = before_restoring(coming.version.info.id)
         return found, self._replace(self.settings.folder, coming.preview, coming.run, before, done, always=True)
@@ -215,7 +201,6 @@ class Session:
         client = gateway_of(self.workspace()).client
         here = target == self.settings.folder
         with self._state.restoring(), shared.copied(client, secret, self.settings.state) as (source, version):
-            self._state.begin()
             before = self._save("auto", "Before a shared version")
             self._check_kept(before, target, lambda: source.preview(version, target))
             undo = before.version
@@ -237,7 +222,6 @@ class Session:
         removed: Sequence[str] = ()
         if not keep:
             if self._may_have_changed or changes(self._state.covered, self._scan()):
-                self._state.begin()
                 made = self._save("auto", "A shared version, with changes made here")
                 folder, undo = self.settings.folder, showing.share.undo
                 self._check_kept(made, folder, lambda: self.workspace().preview(undo, folder))
@@ -246,7 +230,6 @@ class Session:
                 undo, folder = showing.share.undo, self.settings.folder
                 restored = self.workspace().restore(undo, folder, seen=self._state.covered).restored
         self._set_showing(None)
-        self._state.begin()
         self._save(*(("manual", "Kept a shared version") if keep else ("auto", "Own files after a shared version")))
         return restored, removed
 
@@ -254,6 +237,23 @@ class Session:
         there = scan(target, self._ignored) if target.is_dir() else {}
         touched = {*preview.new, *preview.replaced, *preview.unchanged, *preview.not_stored, *preview.merged}
         return RestorePreview.of(preview, sorted(there.keys() - touched))
+
+    def _queue(self, work: Callable[[], Answer], *, own: bool = True) -> Future[Answer]:
+        """Have the worker do it. Refused when the session is ending or too much is under way, and with `own` where
+        somebody's version stands in place of the student's files, now or when its turn comes."""
+        self._check_open()
+        if own:
+            self._check_own()
+        self._state.begin(within=WAITING)
+        return self._worker.submit(self._begun, work, own=own)
+
+    def _begun(self, work: Callable[[], Answer], *, own: bool = True) -> Answer:
+        try:
+            if own:
+                self._check_own()
+            return work()
+        finally:
+            self._state.ended()
 
     def _check_open(self) -> None:
         if self.closing.is_set():
@@ -276,7 +276,6 @@ class Session:
 
     # --- Saving and restoring, in the worker ----------------------------------------------------------------------
     def _save(self, reason: Reason, message: str, *, always: bool = False) -> SaveResult:
-        """Runs in the worker; `_begin` was called."""
         before = self._scan()
         try:
             result = self._store_version(reason, message, always=always)
@@ -326,12 +325,8 @@ class Session:
         return max(found, key=lambda quota: quota.used / quota.limit, default=None)
 
     def _restore(self, version: str, paths: tuple[str, ...], target: Path) -> tuple[str, RestoreReport]:
-        try:
-            workspace = self.workspace()
-            chosen = workspace.version(version)
-        except BaseException:
-            self._state.ended()
-            raise
+        workspace = self.workspace()
+        chosen = workspace.version(version)
 
         def bring(seen: Fingerprint, _undo: str) -> RestoreReport:
             return workspace.restore(chosen, target, inside=self._root(target), seen=seen, paths=paths)
@@ -360,7 +355,6 @@ class Session:
             assert undo.version is not None
             self._check_kept(undo, target, preview)
             report = bring(self._saved_in(target), undo.version.id)
-            self._state.begin()
             self._save("auto", done, always=always)
         return undo.version.id, report
 
@@ -388,7 +382,7 @@ class Session:
         try:
             known = last_version(self.workspace(), self.settings)
         except DatamountError as error:
-            self._state.refused(error.problem(), begun=False)
+            self._state.refused(error.problem())
             if self.settings.home_first:
                 self._again = threading.Timer(AGAIN, self._first_save_again)
                 self._again.daemon = True
@@ -406,9 +400,11 @@ class Session:
             self._worker.submit(self._first_save)
 
     def _attempt(self, reason: Reason) -> bool:
+        if self._state.showing:
+            return True  # shown while this waited for its turn
         self._state.begin()
         try:
-            self._save(reason, "")
+            self._begun(lambda: self._save(reason, ""))
         except Exception:
             log.debug("save failed", exc_info=True)
             return False

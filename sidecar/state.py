@@ -111,24 +111,22 @@ class State:
         self.notify()
 
     def ended(self) -> None:
-        """What began is over, and says nothing about the store."""
+        """What began is over, however it went."""
         with self._lock:
             self._saving -= 1
         self.notify()
 
     def saved(self, last: LastSave, quota: Quota | None, before: Fingerprint, after: Fingerprint) -> None:
-        """A save that began has succeeded, of the folder as it was `before` it."""
+        """A save has succeeded, of the folder as it was `before` it."""
         with self._lock:
-            self._saving -= 1
             self._error = None
             self._covered, self._changed = before, changes(before, after)
             self._last, self._quota = last, quota
         self.notify()
 
-    def refused(self, error: dict[str, Any], *, begun: bool = True) -> None:
+    def refused(self, error: dict[str, Any]) -> None:
         """A save has failed, or nothing can be saved now."""
         with self._lock:
-            self._saving -= begun
             self._error = error
         self.notify()
 

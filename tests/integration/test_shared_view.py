@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from datamount.snapshots import Workspace
+from sidecar.__main__ import make_session
+from sidecar.errors import ReadOnly
+from sidecar.settings import Settings
 from tests import servers
-from tests.gateway import GatewaySite, running_gateway
+from tests.gateway import COURSE, GatewaySite, open_workspace, running_gateway
 from tests.integration.test_gateway_sidecar import sidecar
 
 
@@ -151,3 +158,51 @@ def test_a_share_becomes_ones_own_or_comes_beside(site: GatewaySite, tmp_path: P
         assert read(work)["report.txt"] == "hours of work"
         assert api.get("/snapshots/latest/files/report.txt").text == "hours of work"
         assert api.get("/status").json()["save"]["state"] == "saved"
+
+
+def test_what_waits_behind_a_share_does_not_save_it(
+    site: GatewaySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save, a restore, an autosave and a resumption that were asked for while a shared version was on its way, and
+    whose turn comes when it is shown, change nothing: somebody's files are not saved as the student's."""
+    begin(tmp_path / "one", report="hours of work")
+    with sidecar(tmp_path / "one", site, "org-course-x1") as api:
+        saved(api)
+        secret = SecretStr(api.post("/shares", json={}).json()["secret"])
+    work = begin(tmp_path / "two", report="my own")
+    for name in ("run", "state"):
+        (tmp_path / "two" / name).mkdir()
+    settings = Settings(
+        folder=work,
+        run=tmp_path / "two/run",
+        state=tmp_path / "two/state",
+        store=(tmp_path / "store").as_uri(),
+        owner="ada",
+        course=COURSE,
+        autosave=False,
+    )
+    pod = site.client(user="org-course-x2")
+    session = make_session(settings, lambda _: open_workspace(pod, settings.state / "work-key.json"))
+    under_way, go_on, original = threading.Event(), threading.Event(), Workspace.save
+
+    def slow(self: Workspace, *args: Any, **kwargs: Any) -> Any:
+        under_way.set()
+        assert go_on.wait(60)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Workspace, "save", slow)
+    shown = session.show(secret, None)
+    assert under_way.wait(60)
+    late = [session.save(), session.restore("latest", (), None), session.resume(SecretStr("dmk_" + "A" * 43))]
+    autosave = session._worker.submit(session._attempt, "auto")
+    go_on.set()
+    undo, _ = shown.result(60)
+    for future in late:
+        with pytest.raises(ReadOnly):
+            future.result(60)
+    assert autosave.result(60)
+    assert session.state().state == "read-only"
+    assert [info.id for info in session.workspace().versions()] == [undo]
+    session.end_show(keep=False).result(60)
+    assert (read(work), session.state().state) == ({"report.txt": "my own"}, "saved")
+    assert session.close()
