@@ -221,14 +221,18 @@ class Session:
         restored: Sequence[str] = ()
         removed: Sequence[str] = ()
         if not keep:
+            folder, undo = self.settings.folder, showing.share.undo
+            unkept: Sequence[str] = ()
             if self._may_have_changed or changes(self._state.covered, self._scan()):
                 made = self._save("auto", "A shared version, with changes made here")
-                folder, undo = self.settings.folder, showing.share.undo
                 self._check_kept(made, folder, lambda: self.workspace().preview(undo, folder))
+                unkept = made.too_large
             with self._state.restoring():
-                removed = remove_added(self.settings.folder, showing.added)
-                undo, folder = showing.share.undo, self.settings.folder
-                restored = self.workspace().restore(undo, folder, seen=self._state.covered).restored
+                seen, here = self._state.covered, self._scan()
+                # What no version holds as it is now stays.
+                kept = [p for p in showing.added if p not in unkept and seen.get(p) == here.get(p)]
+                removed = remove_added(folder, kept)
+                restored = self.workspace().restore(undo, folder, seen=seen).restored
         self._set_showing(None)
         self._save(*(("manual", "Kept a shared version") if keep else ("auto", "Own files after a shared version")))
         return restored, removed

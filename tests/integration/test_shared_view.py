@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 from datamount.snapshots import Workspace
 from sidecar.__main__ import make_session
 from sidecar.errors import ReadOnly
+from sidecar.session import Session
 from sidecar.settings import Settings
 from tests import servers
 from tests.gateway import COURSE, GatewaySite, open_workspace, running_gateway
@@ -160,6 +162,43 @@ def test_a_share_becomes_ones_own_or_comes_beside(site: GatewaySite, tmp_path: P
         assert api.get("/status").json()["save"]["state"] == "saved"
 
 
+def session_of(folder: Path, site: GatewaySite, max_bytes: int | None = None) -> Session:
+    """A session over folder/work without its API."""
+    for name in ("run", "state"):
+        (folder / name).mkdir()
+    settings = Settings(
+        folder=folder / "work",
+        run=folder / "run",
+        state=folder / "state",
+        store=(folder / "store").as_uri(),
+        owner="ada",
+        course=COURSE,
+        max_bytes=max_bytes,
+        autosave=False,
+    )
+    pod = site.client(user="org-course-x2")
+    return make_session(settings, lambda _: open_workspace(pod, settings.state / "work-key.json"))
+
+
+def test_what_no_save_could_keep_is_not_removed(site: GatewaySite, tmp_path: Path) -> None:
+    """A file that came with a shared version, and that grew over the limit while it was shown, stays when one's own
+    files come back: no version holds what became of it."""
+    begin(tmp_path / "one", report="hours of work", figures="new", tables="small")
+    with sidecar(tmp_path / "one", site, "org-course-x1") as api:
+        saved(api)
+        secret = SecretStr(api.post("/shares", json={}).json()["secret"])
+    work = begin(tmp_path / "two", report="my own")
+    session = session_of(tmp_path / "two", site, max_bytes=100_000)
+    session.show(secret, None).result(60)
+    results = random.Random(1).randbytes(300_000).hex()
+    (work / "figures.txt").write_text(results)
+    _, removed = session.end_show(keep=False).result(60)
+    assert removed == ["tables.txt"]
+    assert read(work) == {"report.txt": "my own", "figures.txt": results}
+    assert session.state().last.too_large == ["figures.txt"]  # type: ignore[union-attr]
+    session.close()
+
+
 def test_what_waits_behind_a_share_does_not_save_it(
     site: GatewaySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,19 +209,7 @@ def test_what_waits_behind_a_share_does_not_save_it(
         saved(api)
         secret = SecretStr(api.post("/shares", json={}).json()["secret"])
     work = begin(tmp_path / "two", report="my own")
-    for name in ("run", "state"):
-        (tmp_path / "two" / name).mkdir()
-    settings = Settings(
-        folder=work,
-        run=tmp_path / "two/run",
-        state=tmp_path / "two/state",
-        store=(tmp_path / "store").as_uri(),
-        owner="ada",
-        course=COURSE,
-        autosave=False,
-    )
-    pod = site.client(user="org-course-x2")
-    session = make_session(settings, lambda _: open_workspace(pod, settings.state / "work-key.json"))
+    session = session_of(tmp_path / "two", site)
     under_way, go_on, original = threading.Event(), threading.Event(), Workspace.save
 
     def slow(self: Workspace, *args: Any, **kwargs: Any) -> Any:
