@@ -146,7 +146,14 @@ def restore(  # noqa: PLR0917
             who="you",
         )
     state_dir = _state_dir(workspace, into)
-    report = workspace.restore(wanted, into, paths=paths or (), state_dir=state_dir, save_first=bool(replaced))
+    report = workspace.restore(
+        wanted,
+        into,
+        seen={},  # where nothing is to be replaced, nothing that appears meanwhile is either
+        paths=paths or (),
+        state_dir=state_dir,
+        save_first=bool(replaced),
+    )
     if report.saved_before:
         # What was restored is what the owner wants to find next time, not what it replaced.
         workspace.save(into, message=f"restored {wanted.info.id}", author=owner, state_dir=state_dir)
@@ -184,7 +191,7 @@ def export(  # noqa: PLR0917
         return
     wanted = workspace.version(version)
     if into is not None:
-        _report(workspace.restore(wanted, into), into, as_json)
+        _report(workspace.restore(wanted, into, seen={}), into, as_json)
     elif zip_file is not None:
         from datamount.snapshots.export import write_zip
 

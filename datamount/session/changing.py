@@ -38,21 +38,22 @@ def write(folder: Path, path: str, data: bytes, mode: int, seen: Mapping[str, St
         os.fsync(file.fileno())
 
 
-def copy(folder: Path, source: str, target: str) -> None:
-    """A copy that appears whole, or a link with the same target."""
+def copy(folder: Path, source: str, target: str, seen: Mapping[str, Stamp] | None = None) -> None:
+    """A copy that appears whole, or a link with the same target. With `seen`, Conflict where something else than that
+    would go."""
     parent, _, name = source.rpartition("/")
     with _opened(folder) as root, existing_folder(root, parent) as beside:
         stat = os.stat(name, dir_fd=beside, follow_symlinks=False)
         times = (stat.st_atime_ns, stat.st_mtime_ns)
         if st.S_ISLNK(stat.st_mode):
             link = os.readlink(name, dir_fd=beside)
-            with _appearing(folder, target) as (place, temporary):
+            with _appearing(folder, target, seen) as (place, temporary):
                 os.symlink(link, temporary, dir_fd=place)
                 os.utime(temporary, ns=times, dir_fd=place, follow_symlinks=False)
             return
     with (
         open_below(folder, source) as content,
-        _appearing(folder, target) as (place, temporary),
+        _appearing(folder, target, seen) as (place, temporary),
         os.fdopen(_made(temporary, place), "wb") as file,
     ):
         shutil.copyfileobj(content, file)

@@ -146,7 +146,7 @@ class _Coming:
         basis = None
         if came_from and came_from != version.info.id and not shipped:
             basis = self._basis(came_from)
-        here, seen = self._folder_tree(version, shipped=shipped)
+        here, seen = self._folder_tree(version, as_recorded=fresh)
         other = SESSION if basis else COURSE if shipped else FOLDER
         merged = self._merge(version, basis, here, other)
         begun = Begun(version.info.id, came_from, before, other.word, here, merged.steps, merged.changes)
@@ -209,11 +209,12 @@ class _Coming:
         except (NotFound, VerificationFailed):
             return None
 
-    def _folder_tree(self, version: Version, *, shipped: bool) -> tuple[dict[str, Node], dict[str, Stamp]]:
+    def _folder_tree(self, version: Version, *, as_recorded: bool) -> tuple[dict[str, Node], dict[str, Stamp]]:
         """What is in the folder, without what the version left out on purpose; and what it looked like then, also of
-        what saves leave out and the version has nevertheless."""
+        what saves leave out and the version has nevertheless. `as_recorded` promises that nobody has been at work since
+        `pristine` was recorded: else a file is what it is now, whatever it was a moment ago."""
         left_out = {item.path.rstrip("/") for item in version.skipped}
-        known = pristine.load_pristine(self.state_dir).files if shipped else {}
+        known = pristine.load_pristine(self.state_dir).files if as_recorded else {}
         found: dict[str, Node] = {}
         items = [item for item in scan(self.folder, Excludes()).found if not item.is_folder]
         seen = stamps_at(self.folder, {e.path for e in version.entries} - {item.path for item in items})

@@ -52,7 +52,7 @@ class Settling:
                 if nodes_at(self.folder, [step.path])[step.path] == self.final[step.path]:
                     continue
                 if step.take == self.begun.side:
-                    changing.copy(self.folder, step.source, step.path)
+                    changing.copy(self.folder, step.source, step.path, self.seen)
                 else:
                     report = self._restore([replace(self.version.by_path()[step.source], path=step.path)])
                     self._failed |= report.failed

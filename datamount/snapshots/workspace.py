@@ -14,11 +14,12 @@ from typing import Literal
 from datamount.errors import NotFound, UsageError
 from datamount.objectstore import ObjectStore
 from datamount.snapshots.bases import stored_bases
+from datamount.snapshots.excludes import Excludes
 from datamount.snapshots.history import History, encoded
 from datamount.snapshots.index import read_index
 from datamount.snapshots.restore import Preview, RestoreReport, preview_entries, restore_entries
 from datamount.snapshots.saving import Draft, SaveResult, save
-from datamount.snapshots.scan import Stamp, printable
+from datamount.snapshots.scan import Stamp, printable, scan, stamp
 from datamount.snapshots.versionfile import (
     MESSAGE_LIMIT,
     Entry,
@@ -112,22 +113,34 @@ class Workspace(History):
         as it is becomes a version before anything is written (`saved_before`), and is then the latest: save again to
         make the restored state that. Else, with `state_dir`, the next save of `into` builds on the restored version.
         NotFound when a path is not in the version. `inside` is a folder that `into` must not leave while its owner
-        changes it: then a link on the way from the one to the other is Refused. `seen` is what was in `into` when it
-        was saved, by path: what is there now and was not seen so is left as it is, and fails.
+        changes it: then a link on the way from the one to the other is Refused. `seen` is what may be replaced in
+        `into`, by path: what is there now and was not seen so is left as it is, and fails. With `save_first` that is
+        what the save holds; by default it is anything.
         """
         if isinstance(version, str):
             version = self.version(version)
         chosen = _chosen(version, paths)
         into = Path(os.path.abspath(into))  # noqa: PTH100
         before = None
-        if save_first and into.is_dir() and any(into.iterdir()):
-            message = f"before restoring {version.info.id}"
-            saved = self.save(into, reason="auto", message=message, state_dir=state_dir)
-            before = saved.version if saved.created else None
+        if save_first:
+            before, seen = self._save_before(version, into, state_dir)
         report = restore_entries(chosen, into, self.content(), inside=inside, seen=seen)
         if state_dir is not None and before is None and not paths and not report.failed:
             self.adopt(version, into, state_dir)
         return replace(report, saved_before=before)
+
+    def _save_before(
+        self, version: Version, into: Path, state_dir: Path | None
+    ) -> tuple[VersionInfo | None, dict[str, Stamp]]:
+        """Save what a restore is about to replace: the version, where one was made, and what is surely saved."""
+        if not into.is_dir() or not any(into.iterdir()):
+            return None, {}
+        # Looked at before it is read: what changes after that may have been read before.
+        seen = {found.path: stamp(found.stat) for found in scan(into, Excludes()).found if not found.is_folder}
+        saved = self.save(into, reason="auto", message=f"before restoring {version.info.id}", state_dir=state_dir)
+        for skipped in saved.skipped:
+            seen.pop(skipped.path, None)
+        return saved.version if saved.created else None, seen
 
     def adopt(self, version: Version, folder: Path, state_dir: Path) -> None:
         """Let the next save of `folder` build on a version that was just restored to it."""

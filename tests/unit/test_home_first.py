@@ -219,3 +219,25 @@ def test_a_fault_of_ours_does_not_stop_saving(
     session.save().result(30)
     assert "new.txt" in {entry.path for entry in workspace.version("latest").entries}
     session.close()
+
+
+def test_what_is_written_while_the_work_is_looked_up_stays(tmp_path: Path, workspace: Workspace) -> None:
+    """A course's file that the student changes while the store is asked is the student's by then: it is not taken for
+    the course's, and not replaced without a version."""
+    (tmp_path / "earlier" / "course.txt").write_text("mine, of the time before\n")
+    workspace.save(tmp_path / "earlier", state_dir=tmp_path / "earlier-state")
+    home = tmp_path / "home"
+    typed = ["mine, typed just now\n"]
+
+    class Typing(Wrapped):
+        def around(self, number: int, name: str, key: str, do: Callable[[], T]) -> T:
+            if name == "get" and "/versions/" in key and typed:
+                (home / "course.txt").write_text(typed.pop())
+            return do()
+
+    home.mkdir()
+    (home / "course.txt").write_text("shipped\n")
+    pristine.record(home, tmp_path / "state")
+    bring_home(Workspace(Typing(workspace.store), workspace.owner, workspace.course), home, tmp_path / "state")
+    texts = {path.read_text() for path in home.glob("course*.txt")}
+    assert texts == {"mine, of the time before\n", "mine, typed just now\n"}

@@ -7,6 +7,7 @@ import json
 import mmap
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -14,9 +15,10 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -28,7 +30,9 @@ from datamount.snapshots import Workspace, pristine, standalone
 from datamount.snapshots.content import Content
 from datamount.snapshots.restore import restore_entries
 from datamount.snapshots.versionfile import Entry, dump, load, load_header
+from tests.stores import Wrapped
 
+T = TypeVar("T")
 Tree = dict[str, tuple[object, ...]]
 
 
@@ -368,6 +372,49 @@ def test_restore_saves_what_it_replaces(workspace: Workspace, work: Path, tmp_pa
     assert report.saved_before
     assert (work / "nb.ipynb").read_text() == '{"cells": []}'
     assert b"".join(workspace.read(report.saved_before.id, "nb.ipynb")) == b'{"unsaved": 1}'
+
+
+class Meanwhile(Wrapped):
+    """A store beside which something is done once, when the first content is read from it."""
+
+    def __init__(self, inner: ObjectStore, do: Callable[[], object]) -> None:
+        super().__init__(inner)
+        self.waiting = [do]
+
+    def around(self, number: int, name: str, key: str, do: Callable[[], T]) -> T:
+        if name in ("get", "stream") and "/versions/" not in key and self.waiting:
+            self.waiting.pop()()
+        return do()
+
+
+@pytest.mark.parametrize("path", ["src/a.py", "src/new.py", ".env", "link"])
+@pytest.mark.parametrize("save_first", [True, False])
+def test_a_restore_replaces_only_what_was_saved_before(
+    store: FolderStore, workspace: Workspace, work: Path, path: str, save_first: bool
+) -> None:
+    """What is written after the save before a restore, and what saves leave out, is not replaced: it is named, and all
+    else is restored. The same for a restore that is to replace nothing, of what appears meanwhile."""
+    write(work, {"src/new.py": b"saved", ".env": b"saved"})
+    (work / "link").symlink_to("saved")
+    wanted = workspace.save(work, exclude=["!.env"]).version
+    assert wanted
+    if save_first:
+        write(work, {"src/a.py": b"before", ".env": b"before", "nb.ipynb": b"{}"})
+    else:
+        shutil.rmtree(work)
+    (work / "src/new.py").unlink(missing_ok=True)
+    (work / "link").unlink(missing_ok=True)
+
+    def edit() -> None:
+        (work / path).parent.mkdir(parents=True, exist_ok=True)
+        (work / path).unlink(missing_ok=True)
+        (work / path).write_bytes(b"typed just now")
+
+    beside = Workspace(Meanwhile(store, edit), workspace.owner, workspace.course)
+    report = beside.restore(wanted.id, work, save_first=save_first, seen={})
+    assert set(report.failed) == ({path, ".env"} if save_first else {path})
+    assert (work / path).read_bytes() == b"typed just now"
+    assert (work / "nb.ipynb").read_text() == '{"cells": []}'
 
 
 @pytest.mark.parametrize("path", ["../out", "/etc/x", "a/../../x", "", "a//b", ".", "a/..", "x\0y"])
