@@ -24,7 +24,7 @@ from typing import NamedTuple
 from datamount.names import DATA_LINK
 from datamount.snapshots.excludes import SECRET, Excludes, holds_login, may_hold_login
 from datamount.snapshots.versionfile import Skipped
-from datamount.snapshots.writeback import start_writeback
+from datamount.snapshots.writeback import make_clean
 
 TORN_WAIT = 2.0
 """Seconds that one save waits in all for files that are being written; then they are stored with a warning."""
@@ -266,7 +266,7 @@ def _read_once(root: Path, path: str, limit: int) -> Reading:
             raise OSError(errno.EINVAL, "not a file any more")
         # A program that maps a file (numpy.memmap) gives it a new time at its first write to a page that the disk has,
         # and none at later ones. From here on the next write is a first one again, and the index sees it.
-        start_writeback(file.fileno())
+        make_clean(file.fileno())
         if stat.st_size <= limit:
             data = file.read()
             return Reading(stat, len(data), hashlib.sha256(data).hexdigest(), data, started)
