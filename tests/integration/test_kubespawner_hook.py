@@ -28,6 +28,8 @@ from tests.unit import kubespawner_pods
 from tests.unit.kubespawner_pods import binderhub_pod
 
 SPAWNER = SimpleNamespace(log=logging.getLogger("test-spawner"))
+PATIENCE = 120.0
+"""Seconds for a save that must succeed; a hub gives it five, which a busy machine may need for less."""
 OPTIONS = InjectSettings(controller_url="https://datamount-controller.datamount.svc")
 
 
@@ -110,12 +112,12 @@ def make_spawner(url: str | None, **traits: Any) -> Any:
 
 def of_jupyterhub(url: str) -> Any:
     """jupyterhub-singleuser takes the hub's token."""
-    return make_spawner(url)
+    return make_spawner(url, save_timeout=PATIENCE)
 
 
 def of_binderhub(url: str) -> Any:
     """Without sign-in: the server takes the token of the launch alone (binderhub/binderspawner_mixin.py)."""
-    spawner = make_spawner(url)
+    spawner = make_spawner(url, save_timeout=PATIENCE)
     spawner.auth_enabled = False
     spawner.api_token, spawner.user_options = "the hub's", {"token": "secret", "image": "course:1"}
     return spawner
@@ -128,7 +130,7 @@ def test_stop_saves_first(tmp_path: Path, pods: Callable[..., Pod], make: Callab
     pod = pods("version: 1\n", store=(tmp_path / "store").as_uri())
     pod.fetch()
     pod.sidecar()
-    pod.ready()
+    pod.call("GET", "healthz")
     port = servers.free_port()
     jupyter = subprocess.Popen(
         [
@@ -143,7 +145,7 @@ def test_stop_saves_first(tmp_path: Path, pods: Callable[..., Pod], make: Callab
     )
     pod.processes.append(jupyter)
     url = f"http://127.0.0.1:{port}/user/ada/"
-    wait_for(lambda: servers.answers(f"{url}api/status?token=secret") == 200)
+    wait_for(lambda: servers.answers(f"{url}api/status?token=secret") == 200, PATIENCE)
     (pod.home / "last.txt").write_text("just written\n")
     spawner = make(url)
     asyncio.run(spawner.stop())
