@@ -18,13 +18,13 @@ class Jupyter:
         self.url = url.rstrip("/")
         self.token = token
         headers = {"Authorization": f"token {token}"}
-        self.http = httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=60)
+        self.http = httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=120)
 
     def datamount(self, method: str, path: str, **options: Any) -> httpx.Response:
         """A call of the sidecar's API through the server extension."""
         return self.http.request(method, f"/datamount/api/v1/{path}", **options)
 
-    def run(self, code: str, *, seconds: float = 60) -> str:
+    def run(self, code: str, *, seconds: float = 200) -> str:
         """What `code` prints in a new Python kernel; the kernel is shut down."""
         made = self.http.post("/api/kernels", json={"name": "python3"})
         made.raise_for_status()
