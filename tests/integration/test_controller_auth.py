@@ -115,6 +115,7 @@ def test_a_token_without_a_pod_is_refused(site: Site, client: TestClient) -> Non
 
 def test_a_token_of_a_pod_that_is_gone_is_refused(site: Site, client: TestClient, pod: Object) -> None:
     """A deleted pod's token is worth nothing at once, though the API server believes it for some seconds more."""
+    site.kube.clock = lambda: 0.0
     token = site.kube.token(pod)
     assert lease(client, token).status_code == 201
     site.kube.remove("pods", "hub", "jupyter-ada")

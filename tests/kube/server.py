@@ -69,7 +69,8 @@ class Status(Exception):
 
 
 class KubeServer:
-    """State and server. `down = True` makes every answer a 503; `asked` has (verb, resource, namespace) of calls."""
+    """State and server. `down = True` makes every answer a 503; `asked` has (verb, resource, namespace) of calls;
+    `clock` is what a checked token is believed by."""
 
     def __init__(self) -> None:
         self.issuer = Issuer()
@@ -77,6 +78,7 @@ class KubeServer:
         self.objects: dict[str, dict[tuple[str, str], Object]] = {resource: {} for resource in SERVED}
         self.asked: list[tuple[str, str, str]] = []
         self.down = False
+        self.clock: Callable[[], float] = time.monotonic
         self._believed: dict[tuple[str, ...], tuple[float, Object]] = {}
         self._version = 1
         self._lock = threading.RLock()
@@ -166,7 +168,7 @@ class KubeServer:
         audiences = list(review.spec.audiences or ["https://kubernetes.default.svc"])
         question = (review.spec.token or "", *audiences)
         until, believed = self._believed.get(question, (0.0, {}))
-        if time.monotonic() < until:
+        if self.clock() < until:
             return document | {"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "status": believed}
         claims, why = self.issuer.claims(review.spec.token or "", audiences)
         user: Object = {}
@@ -193,7 +195,7 @@ class KubeServer:
             status: Object = {"user": {}, "error": why}
         else:
             status = {"authenticated": True, "user": user, "audiences": [a for a in audiences if a in claims["aud"]]}
-            self._believed[question] = (time.monotonic() + BELIEVED_SECONDS, status)
+            self._believed[question] = (self.clock() + BELIEVED_SECONDS, status)
         return document | {"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "status": status}
 
     def create(self, resource: str, namespace: str, document: Object) -> Object:
