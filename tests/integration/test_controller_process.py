@@ -48,7 +48,7 @@ class Replica(Server):
         return False
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=120) as answer:
             return str(answer.read().decode())
 
     def call(self, method: str, path: str, body: Any = None, *, token: str = "") -> tuple[int, Any]:
@@ -59,7 +59,7 @@ class Replica(Server):
             request.add_header("Authorization", f"Bearer {token}")
         trust = ssl.create_default_context(cafile=str(self.kubeconfig.parent / "ca.crt"))
         try:
-            with urllib.request.urlopen(request, timeout=20, context=trust) as answer:
+            with urllib.request.urlopen(request, timeout=120, context=trust) as answer:
                 text = answer.read().decode()
                 return answer.status, json.loads(text) if text.startswith(("{", "[")) else text
         except urllib.error.HTTPError as error:
@@ -160,7 +160,7 @@ def _authority_follows(kube: KubeServer, path: Path) -> Iterator[None]:
         thread.join(5)
 
 
-def wait(condition: Any, seconds: float = 30) -> None:
+def wait(condition: Any, seconds: float = 120) -> None:
     import time
 
     deadline = time.monotonic() + seconds
@@ -254,15 +254,15 @@ def test_settings_can_be_checked_before_a_roll_out(tmp_path: Path) -> None:
     policy.write_text("version: 1")
     config.write_text(yaml.safe_dump({"policy": str(policy)}))
     command = [sys.executable, "-m", "datamount", "controller", "--check", "--config", str(config)]
-    good = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    good = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (good.returncode, good.stderr) == (0, "")
     policy.write_text("credentials: {x: {secret: planted}}")
-    bad = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    bad = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert bad.returncode == 2
     assert "credentials.x" in bad.stderr
     assert "planted" not in bad.stderr
     config.write_text("naemspace: planted")
-    bad = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    bad = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert bad.returncode == 2
     assert "naemspace" in bad.stderr
     assert "planted" not in bad.stderr

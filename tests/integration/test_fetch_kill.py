@@ -20,6 +20,7 @@ from tests.servers import S3Server
 MIB = 1024 * 1024
 
 
+@pytest.mark.timeout(900)
 def test_after_ten_kills_all_is_complete_and_nothing_was_fetched_twice(s3: S3Server, tmp_path: Path) -> None:
     """SIGKILL at 10 random instants: every file is right afterwards, and no complete file was asked for again."""
     chance = random.Random(20)
@@ -31,7 +32,8 @@ def test_after_ten_kills_all_is_complete_and_nothing_was_fetched_twice(s3: S3Ser
     course.mkdir()
     data = tmp_path / "data"
     kills = 0
-    with S3Proxy(s3.endpoint_url, pause=0.015) as proxy:
+    # 64 KiB in 25 ms for each of two readers, of six later: no machine brings half of it between the kills.
+    with S3Proxy(s3.endpoint_url, pause=0.025) as proxy:
         manifest = {
             "version": 1,
             "datasets": {
@@ -49,7 +51,7 @@ def test_after_ten_kills_all_is_complete_and_nothing_was_fetched_twice(s3: S3Ser
             process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             if kills < 10:
                 # The clock starts at the first object, so that the kills fall into the work and not into the imports.
-                patience = time.monotonic() + 30
+                patience = time.monotonic() + 240
                 while not proxy.gets and process.poll() is None and time.monotonic() < patience:
                     time.sleep(0.002)
                 time.sleep(chance.uniform(0, 0.6))
@@ -60,7 +62,7 @@ def test_after_ten_kills_all_is_complete_and_nothing_was_fetched_twice(s3: S3Ser
                 if process.poll() is None:
                     process.send_signal(signal.SIGKILL)
                     kills += 1
-            code = process.wait(timeout=120)
+            code = process.wait(timeout=240)
             again = {key for key in before if proxy.gets[f"/{bucket}/in/{key}"]}
             assert again == set(), f"fetched again in attempt {attempt}"
             if code == 0:
@@ -75,7 +77,7 @@ def test_after_ten_kills_all_is_complete_and_nothing_was_fetched_twice(s3: S3Ser
         assert there - proven <= MOST_READERS * RANGE + MIB, "a kill cost more than the ranges in flight"
         assert list((data / ".datamount/partial/codes").iterdir()) == []
         proxy.reset()
-        assert subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode == 0
+        assert subprocess.run(command, env=environment, capture_output=True, timeout=240).returncode == 0
         assert not +proxy.gets
 
 

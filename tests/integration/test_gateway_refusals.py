@@ -67,7 +67,7 @@ def put(key: str = f"blobs/{DIGEST}", body: bytes = b"", **more: Any) -> dict[st
 def send(signed: dict[str, Any], body: bytes | None = None, **headers: str) -> int:
     """The status of a signed request, made as it stands but for these headers."""
     parts = urlsplit(signed["url"])
-    connection = http.client.HTTPConnection(parts.netloc, timeout=20)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=120)
     connection.request(signed["method"], f"{parts.path}?{parts.query}", body, signed.get("headers", {}) | headers)
     return connection.getresponse().status
 
@@ -400,7 +400,7 @@ def test_a_kill_before_the_commit_leaves_only_content(gateway: GatewaySite, work
     works."""
     gateway.client()
     token = gateway.site.folder / "token-0"
-    done = subprocess.run([sys.executable, "-c", KILLED, gateway.url, str(token), str(work)], timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", KILLED, gateway.url, str(token), str(work)], timeout=200, check=False)
     assert done.returncode == -signal.SIGKILL
     parts = {key.split("/")[3] for key in gateway.objects()}
     assert parts <= {"blobs", "bundles"}
@@ -475,7 +475,7 @@ def test_a_key_is_no_key_where_users_sign_in(gateway: GatewaySite) -> None:
 
 def shared(site: GatewaySite, secret: str, path: str = "/v1/shared") -> tuple[int, bytes]:
     parts = urlsplit(site.url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=20)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=120)
     connection.request("GET", path, headers={"Datamount-Share": secret})
     answer = connection.getresponse()
     return answer.status, answer.read()

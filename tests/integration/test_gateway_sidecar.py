@@ -57,7 +57,7 @@ def sidecar(folder: Path, site: GatewaySite | None, user: str = "ada") -> Iterat
     (folder / "run/sidecar.json").write_text(json.dumps({"url": url, "token": TOKEN}))
     try:
         with httpx.Client(
-            base_url=f"{url}/api/v1", headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False, timeout=60
+            base_url=f"{url}/api/v1", headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False, timeout=200
         ) as client:
             yield client
     finally:
@@ -69,6 +69,12 @@ def sidecar(folder: Path, site: GatewaySite | None, user: str = "ada") -> Iterat
 def anonymous(tmp_path: Path, s3: servers.S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewaySite]:
     with running_gateway(tmp_path, s3, monkeypatch, anonymous=True, public_url="https://hub.example.edu/dm") as site:
         yield site
+
+
+def opened(site: GatewaySite, secret: str) -> httpx.Response:
+    """What somebody with a link gets of the controller."""
+    headers = {"Datamount-Share": secret}
+    return httpx.get(f"{site.url}/v1/shared", headers=headers, trust_env=False, timeout=120)
 
 
 def cli(run: Path, *arguments: str) -> Any:
@@ -182,10 +188,9 @@ def test_a_link_is_given_listed_and_ended_from_the_command_line(anonymous: Gatew
         listed = cli(run, "--list").output
         assert given["id"][:12] in listed
         assert given["secret"] not in listed
-        answer = httpx.get(f"{anonymous.url}/v1/shared", headers={"Datamount-Share": given["secret"]})
-        assert [f["path"] for f in answer.json()["files"]] == ["a.txt"]
+        assert [f["path"] for f in opened(anonymous, given["secret"]).json()["files"]] == ["a.txt"]
         assert "ended" in cli(run, "--revoke", given["id"][:8]).output
-        assert httpx.get(f"{anonymous.url}/v1/shared", headers={"Datamount-Share": given["secret"]}).status_code == 404
+        assert opened(anonymous, given["secret"]).status_code == 404
         assert cli(run, "--list").output == "There is no link.\n"
 
 

@@ -145,7 +145,7 @@ def asked(client: TestClient, token: str, given: Any, *reads: Object, status: in
 
 
 def got(url: str, **request: Any) -> tuple[int, bytes]:
-    answer = httpx.request(request.pop("method", "GET"), url, trust_env=False, **request)
+    answer = httpx.request(request.pop("method", "GET"), url, trust_env=False, timeout=120, **request)
     return answer.status_code, answer.content
 
 

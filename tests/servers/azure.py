@@ -42,8 +42,6 @@ def script() -> Path:
 class AzureServer(Server):
     """Azurite with one account."""
 
-    start_seconds = 60.0
-
     def __init__(self, folder: Path | None = None) -> None:
         super().__init__(folder)
         self.port = free_port()

@@ -26,7 +26,8 @@ def require(reason: str) -> NoReturn:
 class Server:
     """A process, its folder and its readiness; the base of the servers below."""
 
-    start_seconds = 30.0
+    start_seconds = 120.0
+    """Until it answers; one that ends before is a failure at once."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._own_folder = folder is None

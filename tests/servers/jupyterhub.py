@@ -78,7 +78,6 @@ class JupyterHubServer(Server):
     """A hub that lets everybody in who knows `password`, and its proxy. `configuration` is what its configuration file
     says besides; there `given` is the mapping of that name."""
 
-    start_seconds = 60.0
     password = "only-for-the-test"
 
     def __init__(self, configuration: str, given: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ class MariaDBServer(Server):
         ]
         # Its temporary tables are named by the process id, which is not unique in /tmp where containers share it.
         environment = os.environ | {"TMPDIR": str(self.folder / "tmp")}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=environment)
         if done.returncode:
             raise ServerFailed(f"mariadb-install-db ended with {done.returncode}\n{done.stdout}{done.stderr}")
         accounts = [

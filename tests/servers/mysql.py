@@ -15,7 +15,6 @@ class MySQLServer(MariaDBServer):
     """A MySQL 5.7 to 9 whose programs are in `home`: an unpacked archive of Oracle's, or Debian packages' files."""
 
     connection_admin = "CONNECTION_ADMIN"
-    start_seconds = 60.0
 
     def __init__(self, home: Path, folder: Path | None = None, *, options: Sequence[str] = ()) -> None:
         super().__init__(folder, options=options)

@@ -42,7 +42,7 @@ def push_package(
             env=os.environ | dict(env) | own | quiet,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=280,
             check=False,
         )
         if done.returncode:
