@@ -14,6 +14,15 @@ import pytest
 
 from tests import servers
 
+# What the servers and every program that a test starts inherit. A hook of git's sets GIT_DIR, for one, and whoever
+# is behind a proxy reaches the servers of the tests all the same.
+os.umask(0o022)
+for _name in [name for name in os.environ if name.startswith("GIT_") and name != "GIT_EXEC_PATH"]:
+    del os.environ[_name]
+os.environ["GIT_CONFIG_NOSYSTEM"] = "1"
+for _name in ("no_proxy", "NO_PROXY"):
+    os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1", "::1", "localhost")))
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -62,20 +71,25 @@ def pachyderm_auth() -> Iterator[servers.PachydermServer]:
     yield from servers.running(_pachd("TEST_PACHD_AUTH", "iamroot"))
 
 
+FOREIGN = ("AWS_", "BINDER_", "DATAMOUNT_", "JUPYTER", "KUBE", "PACH", "QUILT_")
+"""What the variables begin with by which a hub, a pod or a person's configuration would take part in a test."""
+
+
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test reads or writes the configuration of the person who runs it."""
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test reads or writes the configuration of the person who runs it, also after its `monkeypatch.undo()`."""
     home = tmp_path_factory.mktemp("home")
-    for name in list(os.environ):
-        if name.startswith(("AWS_", "PACH", "DATAMOUNT_", "QUILT_")) and name != "DATAMOUNT_REQUIRE_ALL":
-            monkeypatch.delenv(name)
-    for name, folder in (
-        ("HOME", home),
-        ("XDG_CONFIG_HOME", home / ".config"),
-        ("XDG_DATA_HOME", home / ".local/share"),
-        ("XDG_CACHE_HOME", home / ".cache"),
-    ):
-        monkeypatch.setenv(name, str(folder))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("QUILT_DISABLE_USAGE_METRICS", "true")
-    return home
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(FOREIGN) and name != "DATAMOUNT_REQUIRE_ALL":
+                patch.delenv(name)
+        for name, folder in (
+            ("HOME", home),
+            ("XDG_CONFIG_HOME", home / ".config"),
+            ("XDG_DATA_HOME", home / ".local/share"),
+            ("XDG_CACHE_HOME", home / ".cache"),
+        ):
+            patch.setenv(name, str(folder))
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("QUILT_DISABLE_USAGE_METRICS", "true")
+        yield home
