@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ POD = {
 }
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
     """What `what` returns, once that is true."""
     until = time.monotonic() + seconds
     while not (found := what()):
@@ -76,16 +76,16 @@ class Pod:
 
     def seed(self) -> None:
         command = ["/bin/sh", "-c", SEED_SCRIPT, "seed", self.image, "copy", self.home, self.handover]
-        subprocess.run([os.fspath(part) for part in command], check=True, timeout=30)
+        subprocess.run([os.fspath(part) for part in command], check=True, timeout=120)
 
-    def fetch(self, **more: str) -> str:
+    def fetch(self, *, program: Sequence[str] = ("-m", "datamount.pod"), **more: str) -> str:
         """The log of the fetch container, which must succeed."""
         done = subprocess.run(
-            [sys.executable, "-m", "datamount.pod", "fetch"],
+            [sys.executable, *program, "fetch"],
             env=self.environment | more,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert done.returncode == 0, done.stdout
@@ -110,10 +110,16 @@ class Pod:
 
     def ready(self) -> int:
         command = [sys.executable, "-m", "datamount.pod", "ready"]
-        return subprocess.run(command, env=self.environment, timeout=20, check=False).returncode
+        return subprocess.run(command, env=self.environment, timeout=120, check=False).returncode
 
     def status(self) -> Any:
         return json.loads((self.run / names.STATUS_FILE).read_bytes())
+
+    def state_of(self, dataset: str) -> str:
+        """The state of one dataset; empty while no container has written any."""
+        with contextlib.suppress(FileNotFoundError, KeyError):
+            return str(self.status()["datasets"][dataset]["state"])
+        return ""
 
     def notes(self) -> str:
         file = self.run / "notes.json"
@@ -128,7 +134,7 @@ class Pod:
             data=json.dumps(body).encode() if body is not None else None,
             headers={"Authorization": f"Bearer {place['token']}", "Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)
 
     def _place(self) -> Any:

@@ -20,7 +20,7 @@ def pods(tmp_path: Path) -> Iterator[Callable[..., Pod]]:
 
     def make(manifest: Any, more: Mapping[str, str] = {}, **options: Any) -> Pod:
         folder = tmp_path / f"pod{len(made)}"
-        chosen = InjectSettings.model_validate({"fetch_seconds": 20} | options)
+        chosen = InjectSettings.model_validate({"fetch_seconds": 120} | options)  # a bound of time decides no test
         pod = Pod(folder, make_image(folder, manifest), chosen, more)
         made.append(pod)
         pod.seed()

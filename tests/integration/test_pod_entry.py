@@ -97,7 +97,7 @@ def test_a_dead_store_is_said_and_the_data_comes(s3: servers.S3Server, pods: Cal
     """With a store that does not answer, the data is there, the student reads why the work is not, and the sidecar
     answers."""
     dead = f"http://127.0.0.1:{servers.free_port()}"
-    pod = pods(s3_manifest(s3), s3.env(), store="s3://none/work", store_endpoint_url=dead, fetch_seconds=4)
+    pod = pods(s3_manifest(s3), s3.env(), store="s3://none/work", store_endpoint_url=dead)
     pod.fetch()
     assert pod.status()["datasets"]["codes"]["state"] == "ready"
     assert "saved work" in pod.notes()
@@ -128,7 +128,7 @@ def test_background_data_comes_beside_the_notebook(http: servers.HTTPServer, pod
     pod.fetch()
     assert pod.status()["datasets"]["later"]["state"] == "pending"
     pod.sidecar()
-    wait_for(lambda: pod.status()["datasets"]["later"]["state"] == "ready")
+    wait_for(lambda: pod.state_of("later") == "ready")
     assert (pod.data / "later" / "later.csv").read_text() == "a\n"
 
 
@@ -140,10 +140,10 @@ def test_slow_data_goes_on_beside_the_notebook(s3: servers.S3Server, pods: Calla
         source = {"url": "s3://public-data/slow/", "endpoint_url": proxy.url, "anonymous": True}
         pod = pods({"version": 1, "datasets": {"slow": {"s3": source}}}, fetch_seconds=1)
         assert "still coming" in pod.fetch()
-        status = pod.status() if (pod.run / names.STATUS_FILE).exists() else None
-        assert not status or status["datasets"]["slow"]["state"] in ("pending", "fetching")
+        # A busy machine has used the second up before there is a status.
+        assert pod.state_of("slow") in ("", "pending", "fetching")
         pod.sidecar()
-        wait_for(lambda: pod.status()["datasets"]["slow"]["state"] == "ready", 60)
+        wait_for(lambda: pod.state_of("slow") == "ready")
     assert (pod.data / "slow" / "a.bin").read_bytes() == content
 
 
@@ -290,7 +290,7 @@ def test_the_sidecar_goes_on_after_a_fault(pods: Callable[..., Pod]) -> None:
     wait_for(lambda: (pod.run / names.SIDECAR_FILE).exists())
     assert pod.ready() == 0
     process.terminate()
-    assert process.wait(20) in (0, 5)
+    assert process.wait(120) in (0, 5)
 
 
 def test_the_sidecars_token_is_never_that_of_a_link(tmp_path: Path) -> None:
