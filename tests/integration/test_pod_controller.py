@@ -22,7 +22,7 @@ from datamount.fetch.environment import read_environment
 from tests import servers
 from tests.gateway import COURSE_IMAGE, serving
 from tests.kube.site import Site, running_site, session_pod
-from tests.pod_processes import Pod, wait_for
+from tests.pod_processes import Pod
 
 pytestmark = pytest.mark.xdist_group("mysql-leases")
 SCHEMA = "pod_course"
