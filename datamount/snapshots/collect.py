@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from datamount.errors import DatamountError, Unavailable, UsageError
 from datamount.objectstore import ObjectInfo, ObjectStore
@@ -179,7 +180,7 @@ class _Collection:
         appeared = {id: o.modified for o in listed for id in self.workspace.ids([o.key])}
         shared = self.workspace.shared()
         dated = [Dated(version.info, appeared[id]) for id, version in versions.items()]
-        for id in surplus(dated, now=self.clock.now(), keep=lambda info: info.id in shared):
+        for id in surplus(dated, now=self.clock.now(), today=datetime.now(UTC), keep=lambda info: info.id in shared):
             self.done.versions_thinned += 1
             if not self.dry_run:
                 self.store.delete(self.workspace.key(id))

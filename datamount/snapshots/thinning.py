@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from datamount.errors import DatamountError, Unavailable
 from datamount.snapshots.history import History
@@ -19,16 +20,20 @@ DAY = 24 * HOUR
 
 @dataclass(frozen=True, slots=True)
 class Dated:
-    """A version and when it appeared in the store, by the store's clock: writers' clocks may be wrong."""
+    """A version and when it appeared in the store, by the store's clock."""
 
     info: VersionInfo
     appeared: float
 
 
 def surplus(
-    versions: Iterable[Dated], *, now: float, keep: Callable[[VersionInfo], bool] = lambda _: False
+    versions: Iterable[Dated], *, now: float, today: datetime, keep: Callable[[VersionInfo], bool] = lambda _: False
 ) -> list[str]:
-    """The ids of the versions that may go, oldest first. `now` is of the store's clock; `keep` spares more."""
+    """The ids of the versions that may go, oldest first. `keep` spares more.
+
+    `now` is of the store's clock, `today` of one like the writers'. Either may be wrong or jump: a version is as old as
+    the one says that makes it younger.
+    """
     ordered = sorted(versions, key=lambda v: (v.info.seq, v.appeared, v.info.id))
     newest_of = {v.info.writer: v.info.id for v in ordered}
     spared = set(newest_of.values())
@@ -38,7 +43,7 @@ def surplus(
     spared.update([v.info.id for v in ordered if not v.info.shrunk][-1:])
     last_of: dict[tuple[str, int], str] = {}
     for version in ordered:
-        age = now - version.appeared
+        age = min(now - version.appeared, (today - version.info.created).total_seconds())
         if age > DAY:
             last_of["day", int(version.appeared // DAY)] = version.info.id
         elif age > HOUR:
@@ -67,9 +72,9 @@ def dated(history: History, appeared: Mapping[str, float]) -> list[Dated]:
 def thin_own(history: History, made: VersionInfo) -> int:
     """Thin out what the writer of a version that was just made has saved; how many versions went.
 
-    The time is when that version appeared: no clock is asked, and one that was wrong for a while, so that an older
-    version seems to be of the future, makes nothing old. Faults of the store end it early and are not raised: the next
-    time does the rest.
+    The time is when that version was made, and when it appeared: no clock is asked, and one that was wrong for a while,
+    so that an older version seems to be of the future, makes nothing old. Faults of the store end it early and are not
+    raised: the next time does the rest.
     """
     gone = 0
     try:
@@ -77,8 +82,9 @@ def thin_own(history: History, made: VersionInfo) -> int:
         if (now := appeared.get(made.id)) is None:
             return gone  # the list is stale
         shared = history.shared()
+        versions = dated(history, appeared)
         for id in surplus(
-            dated(history, appeared), now=now, keep=lambda info: info.writer != made.writer or info.id in shared
+            versions, now=now, today=made.created, keep=lambda info: info.writer != made.writer or info.id in shared
         ):
             history.store.delete(history.key(id))
             gone += 1

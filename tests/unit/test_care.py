@@ -64,17 +64,18 @@ def run(store: FolderStore, **options: object) -> Collected:
 
 
 def info(
-    seq: int, *, reason: Reason = "auto", writer: str = "w", message: str = "", shrunk: bool = False
+    seq: int, *, reason: Reason = "auto", writer: str = "w", message: str = "", shrunk: bool = False, created: float = 0
 ) -> VersionInfo:
     return VersionInfo(
-        id=f"{seq:08d}-{'0' * 12}", seq=seq, created=datetime.now(UTC), reason=reason, message=message, author="",
-        course_ref="", image="", parent=None, writer=writer, files=1, bytes=1, skipped=0, tree=str(seq), shrunk=shrunk,
+        id=f"{seq:08d}-{'0' * 12}", seq=seq, created=datetime.fromtimestamp(created, UTC), reason=reason,
+        message=message, author="", course_ref="", image="", parent=None, writer=writer,
+        files=1, bytes=1, skipped=0, tree=str(seq), shrunk=shrunk,
     )  # fmt: skip
 
 
 def kept(versions: list[tuple[VersionInfo, float]], now: float) -> list[int]:
     dated = [Dated(v, when) for v, when in versions]
-    gone = set(surplus(dated, now=now))
+    gone = set(surplus(dated, now=now, today=datetime.fromtimestamp(now, UTC)))
     return [v.seq for v, _ in versions if v.id not in gone]
 
 
@@ -82,7 +83,8 @@ def test_autosaves_stay_for_an_hour_then_hourly_then_daily() -> None:
     """All of the last hour stay, the last of each hour for a day, the last of each day before."""
     hour = 3600.0
     now = 1000 * 24 * hour
-    minutes = [(info(n), now - (4 * 24 * 60 - n) * 60) for n in range(1, 4 * 24 * 60 + 1)]
+    made = {n: now - (4 * 24 * 60 - n) * 60 for n in range(1, 4 * 24 * 60 + 1)}
+    minutes = [(info(n, created=when), when) for n, when in made.items()]
     left = kept(minutes, now)
     times = {v.seq: now - when for v, when in minutes}
     assert sum(times[s] <= hour for s in left) == 61
@@ -128,22 +130,25 @@ def test_autosaves_thin_themselves_out(
 ) -> None:
     """Without any collector, a session's old autosaves go while it saves, and manual saves stay."""
     monkeypatch.setattr(saving, "THIN_EVERY", 8)
-    workspace = Workspace(store, "o", "c")
-    manual = save(workspace, work, "manual", tmp_path / "state", "manual")
+
+    def made(text: str, reason: Reason = "auto") -> VersionInfo:
+        return save(Workspace(store, "o", "c"), work, text, tmp_path / "state", reason)
+
+    manual = made("manual", "manual")
     for n in range(14):
-        save(workspace, work, str(n), tmp_path / "state")
+        made(str(n))
         age(store.root, 30)
-    newest = save(workspace, work, "last", tmp_path / "state")
+    newest = made("last")
     listed = [v.id for v in Workspace(store, "o", "c").versions()]
     assert {manual.id, newest.id} <= set(listed)
     before = len(listed)
     for n in range(8):
-        save(workspace, work, f"again {n}", tmp_path / "state")
+        made(f"again {n}")
     assert len(Workspace(store, "o", "c").versions()) <= before + 8
-    dense = [save(workspace, work, f"dense {n}", tmp_path / "state").id for n in range(16)]
+    dense = [made(f"dense {n}").id for n in range(16)]
     age(store.root, 60)
     for n in range(8):
-        save(workspace, work, f"later {n}", tmp_path / "state")
+        made(f"later {n}")
     left = {v.id for v in Workspace(store, "o", "c").versions()}
     assert len(left & set(dense)) < 3
 
@@ -161,6 +166,21 @@ def test_one_version_of_the_future_makes_nothing_old(
     age(store.root, -24 * 365)
     made = [save(workspace, work, str(n), tmp_path / "state") for n in range(8)]
     assert {v.id for v in workspace.versions()} == {early.id, *(v.id for v in made)}
+
+
+@pytest.mark.parametrize("hours", [48, 24 * 365])
+def test_a_store_whose_clock_jumps_thins_nothing(
+    store: FolderStore, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """Autosaves of the last hour stay when the store's clock jumps forward while a session runs, and for a collector
+    that comes after that."""
+    monkeypatch.setattr(saving, "THIN_EVERY", 4)
+    workspace = Workspace(store, "o", "c")
+    made = [save(workspace, work, f"before {n}", tmp_path / "state") for n in range(8)]
+    age(store.root, hours, writers=False)
+    made += [save(workspace, work, f"after {n}", tmp_path / "state") for n in range(8)]
+    assert run(store).versions_thinned == 0
+    assert {v.id for v in workspace.versions()} == {v.id for v in made}
 
 
 def test_garbage_goes_at_the_second_run_a_day_later(store: FolderStore, work: Path, tmp_path: Path) -> None:
