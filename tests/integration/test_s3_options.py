@@ -108,7 +108,7 @@ class Paid(BaseHTTPRequestHandler):
         self.seen.append(self.command)
         request = urllib.request.Request(self.target + self.path, headers=dict(self.headers), method=self.command)
         try:
-            with urllib.request.urlopen(request, timeout=10) as found:
+            with urllib.request.urlopen(request, timeout=60) as found:
                 self.answer(found.status, found.read(), dict(found.headers))
         except urllib.error.HTTPError as error:
             with error:

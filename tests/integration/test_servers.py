@@ -29,8 +29,8 @@ def test_a_server_dies_with_its_starter() -> None:
         pid, folder = starter.stdout.readline().split()
     try:
         starter.send_signal(signal.SIGKILL)
-        starter.wait(10)
-        deadline = time.monotonic() + 20
+        starter.wait(60)
+        deadline = time.monotonic() + 60
         while _alive(int(pid)):
             assert time.monotonic() < deadline, "the server outlived its starter"
             time.sleep(0.05)
@@ -42,7 +42,7 @@ def _alive(pid: int) -> bool:
     try:
         # A zombie that nobody has reaped is dead too.
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it may end between the opening of the file and the reading
         return False
 
 
@@ -51,7 +51,7 @@ def test_a_server_that_fails_says_why(tmp_path: Path) -> None:
     process = servers.Process([sys.executable, "-c", "raise SystemExit('no such thing')"], log=tmp_path / "log")
     process.start()
     with pytest.raises(servers.ServerFailed, match="no such thing"):
-        process.wait_ready(lambda: False, seconds=20)
+        process.wait_ready(lambda: False, seconds=120)
 
 
 def test_stop_and_start_keep_port_and_data() -> None:
@@ -61,7 +61,7 @@ def test_stop_and_start_keep_port_and_data() -> None:
         server.stop()
         assert not server.ready()
         server.start()
-        assert urllib.request.urlopen(f"{server.url}/x", timeout=10).read() == b"1"
+        assert urllib.request.urlopen(f"{server.url}/x", timeout=60).read() == b"1"
 
 
 def test_a_missing_server_skips_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def snippet(kind: str, language: str, name: str = "course-db") -> str:
         const {{ snippet }} = await import({json.dumps(SNIPPETS.as_uri())});
         process.stdout.write(snippet({json.dumps(name)}, {{ kind: {json.dumps(kind)} }}, {json.dumps(language)}));
     """
-    return run(["node", "--input-type=module", "-e", script], {})
+    return run([servers.node(), "--input-type=module", "-e", script], {})
 
 
 def run(command: list[str], variables: dict[str, str]) -> str:

@@ -45,7 +45,9 @@ class Store(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        # Of Docker's 64 MB it would fill all.
+        roomy = os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 2 << 30
+        shared = "/dev/shm" if roomy else None
         self.root = Path(tempfile.mkdtemp(dir=shared))
         self.store = FolderStore(self.root / "store")
         self.folders: list[Path] = []

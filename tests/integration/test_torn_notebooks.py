@@ -36,10 +36,10 @@ class Jupyter:
 
     def start(self) -> None:
         self.process.start()
-        self.process.wait_ready(lambda: self.request("GET", "/api/status") == 200, seconds=60)
+        self.process.wait_ready(lambda: self.request("GET", "/api/status") == 200, seconds=240)
 
     def request(self, method: str, path: str, body: bytes | None = None) -> int | None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         try:
             connection.request(method, path, body, {"Authorization": f"token {self.token}"})
             answer = connection.getresponse()
@@ -87,9 +87,10 @@ def test_no_torn_notebook_is_ever_stored(jupyter: Jupyter, tmp_path: Path) -> No
     answers: list[int | None] = []
 
     def edit() -> None:
-        puts = (jupyter.request("PUT", "/api/contents/big.ipynb", body(n)) for n in range(1, SAVES + 1))
-        answers.extend(puts)
-        ended.set()
+        try:
+            answers.extend(jupyter.request("PUT", "/api/contents/big.ipynb", body(n)) for n in range(1, SAVES + 1))
+        finally:
+            ended.set()
 
     editor = threading.Thread(target=edit)
     editor.start()

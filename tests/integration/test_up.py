@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,14 +56,15 @@ class Up:
         return self.log.read_text()
 
     def open(self) -> Jupyter:
-        """The server, once its URL is printed."""
+        """The server, once its URL is printed, and the line after it, and the sidecar behind it answers."""
 
-        def line() -> str | None:
+        def said() -> re.Match[str] | None:
             assert self.process.poll() is None, self.text()
-            return next((line for line in self.text().splitlines() if line.startswith("open ")), None)
+            return re.search(r"^open +(\S+)/lab\?token=(\S+)\nCtrl-C saves and stops\.\n", self.text(), re.M)
 
-        url, token = wait_for(line).split()[1].split("/lab?token=")
-        return Jupyter(url, token)
+        jupyter = Jupyter(*wait_for(said).groups())
+        wait_for(lambda: jupyter.datamount("GET", "status").is_success)  # `up` itself does not wait for it for ever
+        return jupyter
 
     def processes(self) -> dict[int, str]:
         """All that runs with this session's environment, by pid."""
@@ -80,16 +84,21 @@ class Up:
         return next(pid for pid, command in self.processes().items() if part in command)
 
     def kill_all(self) -> None:
-        for pid in self.processes():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        self.process.wait(20)
+        """SIGKILL to all of it; none runs any more afterwards, nor one that was being started meanwhile."""
+
+        def gone() -> bool:
+            found = self.processes()
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not found
+
+        wait_for(gone)
+        self.process.wait(60)
 
     def stop(self, number: int = signal.SIGINT) -> int:
         self.process.send_signal(number)
-        return self.process.wait(90)
+        return self.process.wait(200)
 
 
 @pytest.fixture
@@ -153,14 +162,14 @@ def test_work_survives_the_death_of_everything(course: Path, up: Callable[..., U
     assert status.stdout.split("\n") == [" M lesson.txt", "?? own.txt", ""]
     (course / "own.txt").write_text("mine, later")
     assert again.stop() == 0, again.text()
-    assert not again.processes()
+    wait_for(lambda: not again.processes())
 
     third = up(course)
     third.open()
     assert (course / "own.txt").read_text() == "mine, later"
     assert "restoring" not in third.text()
     assert third.stop(signal.SIGTERM) == 0
-    assert not third.processes()
+    wait_for(lambda: not third.processes())
 
 
 def test_a_killed_parent_leaves_no_process_and_loses_nothing(course: Path, up: Callable[..., Up]) -> None:
@@ -169,7 +178,7 @@ def test_a_killed_parent_leaves_no_process_and_loses_nothing(course: Path, up: C
     session.open()
     (course / "own.txt").write_text("unsaved")
     os.kill(session.process.pid, signal.SIGKILL)
-    session.process.wait(20)
+    session.process.wait(60)
     wait_for(lambda: not session.processes())
     shutil.rmtree(course)
     clone(course.parent)
@@ -185,6 +194,11 @@ def test_autosave_without_anyone_asking(course: Path, up: Callable[..., Up]) -> 
     wait_for(lambda: jupyter.datamount("GET", "status").json()["save"]["state"] == "saved")
     last = jupyter.datamount("GET", "snapshots").json()
     assert [version["reason"] for version in last] == ["auto"]
+    session.kill_all()
+    shutil.rmtree(course)
+    clone(course.parent)
+    up(course).open()
+    assert (course / "own.txt").read_text() == "never saved by hand"
 
 
 def test_a_dead_sidecar_is_started_again(course: Path, up: Callable[..., Up]) -> None:
@@ -194,6 +208,7 @@ def test_a_dead_sidecar_is_started_again(course: Path, up: Callable[..., Up]) ->
     os.kill(session.pid_of("-m sidecar"), signal.SIGKILL)
 
     def saved() -> bool:
+        (course / "own.txt").write_text(str(time.monotonic_ns()))  # each try has something to save
         return jupyter.datamount("POST", "snapshots", json={}).status_code == 201
 
     wait_for(saved)
@@ -250,7 +265,7 @@ def test_one_course_is_opened_once(course: Path, up: Callable[..., Up]) -> None:
         env=os.environ | {"DATAMOUNT_HOME": str(first.home)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert second.returncode == 5
@@ -263,7 +278,7 @@ def test_a_taken_port_is_said_before_anything_is_fetched(course: Path, up: Calla
     """With --port of a port that is taken, `up` ends at once, says so, and has fetched and restored nothing."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         session = up(course, "--port", str(taken.getsockname()[1]))
-        assert session.process.wait(60) == 5
+        assert session.process.wait(120) == 5
     assert "Choose another with --port" in session.text()
     assert "data " not in session.text()
     assert not (course / "data").exists()
@@ -279,7 +294,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_last_save(course: Path, up: Calla
     wait_for(lambda: "saving what is unsaved" in session.text())
     assert session.stop() == 5
     assert f"were not saved; they are in {course}" in session.text()
-    assert session.processes() == {}
+    wait_for(lambda: not session.processes())
 
 
 def test_a_closed_terminal_saves_first(course: Path, tmp_path: Path) -> None:
