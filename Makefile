@@ -9,12 +9,15 @@ WORKERS ?= 2
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
+# A registry that fails or answers slowly for a moment is asked again: by uv, pip and npm, in the tests too.
+export UV_HTTP_RETRIES ?= 8
+export UV_HTTP_TIMEOUT ?= 120
+export PIP_RETRIES ?= 8
+export PIP_DEFAULT_TIMEOUT ?= 120
+export npm_config_fetch_retries ?= 8
+
 $(VENV)/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "datamount needs Python 3.11 or newer; set PYTHON=…"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { sh tests/debian.sh python3-venv && $(PYTHON) -m venv $(VENV); }
-	$(BIN)/python -m pip install -q --disable-pip-version-check uv
-	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[dev]'
-	@touch $@
+	@sh tests/python.sh "$(PYTHON)" $(VENV)
 
 setup: $(VENV)/.installed debian labextension ## Install everything that demo and test use
 
