@@ -34,9 +34,11 @@ demo: setup ## The whole path on real local servers; CHECK=1 runs it headless an
 	@$(BIN)/python tests/demo.py $(if $(CHECK),--check)
 
 test: setup ## All quick tests
+	@$(BIN)/python -m tests.programs
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-slow: setup ## The long suites: faults, crashes, models, pods
+	@$(BIN)/python -m tests.programs --slow
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m slow $(ARGS)
 
 test-mysql: setup ## The MariaDB tests on Oracle's MySQL (Debian's, unpacked below .cache; TEST_MYSQL=DIR for another)

@@ -21,7 +21,7 @@ from PIL import Image  # noqa: E402
 from playwright.sync_api import Browser, FloatRect, Page, ViewportSize, sync_playwright  # noqa: E402
 from playwright.sync_api import TimeoutError as Timeout  # noqa: E402
 
-from tests.browser.environments import Pod, environment  # noqa: E402
+from tests.browser.environments import LAB, Pod, environment  # noqa: E402
 from tests.browser.session import Student, notebook  # noqa: E402
 from tests.demo_jupyter import Jupyter  # noqa: E402
 from tests.demo_session import Session  # noqa: E402
@@ -117,7 +117,7 @@ def take_sharing(browser: Browser, folder: Path) -> None:
     pods = Pod(folder / "ada"), Pod(folder / "bob")
     for pod in pods:
         (pod.work / "reports.ipynb").write_text(notebook("question = 'Is the effusion new?'"))
-    python = environment("jupyterlab>=4")
+    python = environment(*LAB)
     with (
         pytest.MonkeyPatch.context() as patch,
         S3Server() as s3,

@@ -28,6 +28,10 @@ TOKEN = "y" * 20
 BASE = "/user/ada/"
 OLD = ("jupyterlab==3.6.*", "jupyter_server<2", "notebook<7")
 """The last JupyterLab on jupyter_server 1.x."""
+LAB, NOTEBOOK = ("jupyterlab>=4",), ("notebook>=7",)
+EARLY_LAB, EARLY_NOTEBOOK = ("jupyterlab==4.0.*", "jupyter_server<2.10"), ("notebook==7.0.*",)
+USED = (LAB, NOTEBOOK, EARLY_LAB, EARLY_NOTEBOOK, OLD)
+"""All that the tests ask for."""
 
 
 def environment(*packages: str, python: str = sys.executable) -> Path:
@@ -43,7 +47,7 @@ def environment(*packages: str, python: str = sys.executable) -> Path:
                 [uv, "venv", "--quiet", "--clear", "--python", python, str(folder)],
                 [uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *packages],
             ):
-                subprocess.run(command, check=True, timeout=400)
+                subprocess.run(command, check=True, timeout=600)
             (folder / "complete").touch()
     return folder / "bin/python"
 
@@ -71,7 +75,7 @@ class Pod:
             *("--owner", "ada", "--course", "c", *options),
         ]
         with self._running(command, dict(os.environ)):
-            self._wait(lambda: httpx.get(json.loads(place.read_text())["url"] + "/healthz").is_success)
+            self._wait(lambda: httpx.get(json.loads(place.read_text())["url"] + "/healthz", trust_env=False).is_success)
             yield
 
     @contextlib.contextmanager
@@ -99,7 +103,7 @@ class Pod:
         finally:
             process.stop()
 
-    def _wait(self, ready: object, *, seconds: float = 90) -> None:
+    def _wait(self, ready: object, *, seconds: float = 240) -> None:
         assert callable(ready)
         until = time.monotonic() + seconds
         while True:

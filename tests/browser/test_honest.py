@@ -11,7 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import Route, expect
 
-from tests.browser.environments import Pod, environment
+from tests.browser.environments import LAB, Pod, environment
 from tests.browser.session import Session, Student, notebook
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,9 @@ def test_signed_out_or_gone(course: Path, up: Up, student: Students) -> None:
     ada = student(up(course, "--save-after", "600").open())
 
     def stranger(route: Route) -> None:
-        answer = httpx.get(route.request.url, headers={"Accept": route.request.headers["accept"]})
+        answer = httpx.get(
+            route.request.url, headers={"Accept": route.request.headers["accept"]}, trust_env=False, timeout=60
+        )
         route.fulfill(status=answer.status_code, headers=dict(answer.headers), body=answer.content)
 
     ada.page.route(API, stranger)
@@ -64,7 +66,7 @@ def test_the_page_without_its_server(tmp_path: Path, student: Students) -> None:
     pod = Pod(tmp_path / "pod")
     (pod.work / "lesson.ipynb").write_text(notebook("answer = 1"))
     with pod.sidecar():
-        with pod.jupyter(environment("jupyterlab>=4"), "jupyterlab") as jupyter:
+        with pod.jupyter(environment(*LAB), "jupyterlab") as jupyter:
             ada = student(jupyter)
             ada.open("datamount/", wait="#state")
             ada.page.get_by_role("button", name="Save now").click()
@@ -79,7 +81,7 @@ def test_a_session_that_keeps_no_work(tmp_path: Path, student: Students) -> None
     (pod.work / "lesson.ipynb").write_text(notebook("answer = 1"))
     with (
         pod.sidecar("--no-autosave", "--store", ""),
-        pod.jupyter(environment("jupyterlab>=4"), "jupyterlab") as jupyter,
+        pod.jupyter(environment(*LAB), "jupyterlab") as jupyter,
     ):
         ada = student(jupyter)
         ada.open("lab/tree/lesson.ipynb")

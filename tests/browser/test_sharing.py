@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests import servers
-from tests.browser.environments import Pod, environment
+from tests.browser.environments import LAB, Pod, environment
 from tests.browser.session import Student, notebook
 from tests.gateway import COURSE, GatewaySite, running_gateway
 from tests.integration.test_gateway_sidecar import sidecar
@@ -41,7 +41,7 @@ def test_resume_in_another_browser(
     """The first save gives a link, kept by the browser too. In another browser it shows what it would change; nothing
     happens until that is confirmed, then the work is here, and Undo gives back what was. The key is gone from the
     address."""
-    python = environment("jupyterlab>=4")
+    python = environment(*LAB)
     one, two = pods(tmp_path)
     (one.work / "made.txt").write_text("of the session before")
     with sidecar(one.folder, anonymous, "org-course-x1"), one.jupyter(python, "jupyterlab") as jupyter:
@@ -103,7 +103,7 @@ def test_the_browser_forgets_no_work(
 ) -> None:
     """Who begins anew without looking at the work that the browser remembers can still bring it, though the new work
     has a key of its own by then; and the new work is remembered from there on."""
-    python = environment("jupyterlab>=4")
+    python = environment(*LAB)
     one, two = pods(tmp_path)
     (one.work / "lesson.ipynb").write_text(notebook("answer = 'of old'"))
     with sidecar(one.folder, anonymous, "org-course-x1") as api:
@@ -140,7 +140,7 @@ def test_a_share_is_read_only(
 ) -> None:
     """A share link is made, listed and ended. Opened in another session it is shown after a question; Save is off and
     says why; and the way back gives one's own files, also in the open document."""
-    python = environment("jupyterlab>=4")
+    python = environment(*LAB)
     one, two = pods(tmp_path)
     with sidecar(one.folder, anonymous, "org-course-x1"), one.jupyter(python, "jupyterlab") as jupyter:
         ada = student(jupyter)
@@ -201,7 +201,7 @@ def test_links_on_the_page(
     violations: Callable[..., list[str]],
 ) -> None:
     """The page without JupyterLab offers what a link holds, shows a share read-only, and goes back."""
-    python = environment("jupyterlab>=4")
+    python = environment(*LAB)
     one, two = pods(tmp_path)
     (one.work / "lesson.ipynb").write_text(notebook("answer = 'of Ada'"))
     with sidecar(one.folder, anonymous, "org-course-x1") as api:

@@ -25,6 +25,11 @@ PYTHON = "3.11"
 """Of Debian bookworm."""
 COURSE_PACKAGES = ("jupyterlab>=4.4,<5", "ipykernel>=6.29", "jupyterhub>=5.2,<7", "pymysql>=1.1")
 """As in every image of repo2docker, and the database driver of a course that has a database."""
+INSTALLED: Mapping[str, Sequence[str | Path]] = {
+    "jupyter": COURSE_PACKAGES,
+    "datamount": ("--require-hashes", "--no-deps", "--requirement", ROOT / "requirements" / "session.txt"),
+}
+"""By the name of a virtual environment in /opt: what is said to uv to install."""
 HOME = "/home/jovyan"
 _COURSE = """\
 FROM {base}
@@ -49,7 +54,7 @@ WORKDIR /
 
 def course_image(engine: engines.Engine, name: str, files: Mapping[str, str | bytes]) -> str:
     """An image as repo2docker leaves it: JupyterLab, and `files` (by path) in the home of user 1000. Without ours."""
-    base = _based(engine, "jupyter", COURSE_PACKAGES)
+    base = _based(engine, "jupyter")
     context = engine.folder / f"build-{name}"
     for path, content in files.items():
         file = context / "home" / path
@@ -60,9 +65,7 @@ def course_image(engine: engines.Engine, name: str, files: Mapping[str, str | by
 
 def session_image(engine: engines.Engine) -> str:
     """Our image, of the code in this work tree."""
-    base = _based(
-        engine, "datamount", ("--require-hashes", "--no-deps", "--requirement", ROOT / "requirements" / "session.txt")
-    )
+    base = _based(engine, "datamount")
     context = engine.folder / "build-session"
     for package in ("datamount", "sidecar"):
         ignored = shutil.ignore_patterns("__pycache__", "node_modules", "lab")
@@ -78,15 +81,22 @@ def _build(engine: engines.Engine, context: Path, name: str, containerfile: str)
     return made
 
 
-def _based(engine: engines.Engine, name: str, wanted: Sequence[str | Path]) -> str:
-    """The image with Debian and a virtual environment /opt/NAME that holds what `wanted` says to uv."""
+def _based(engine: engines.Engine, name: str) -> str:
+    """The image with Debian and the virtual environment /opt/NAME."""
     image = f"localhost/base-{name}:test"
     if engine.podman("image", "exists", image, check=False).returncode == 0:
         return image
-    return engine.import_rootfs(_archive(name, wanted), f"base-{name}")
+    return engine.import_rootfs(_archive(name), f"base-{name}")
 
 
-def _archive(name: str, wanted: Sequence[str | Path]) -> Path:
+def archives() -> None:
+    """Have all that the images stand on in .cache: the only part that takes minutes and a registry."""
+    for name in INSTALLED:
+        _archive(name)
+
+
+def _archive(name: str) -> Path:
+    wanted = INSTALLED[name]
     debian = engines.debian_rootfs()
     given = [part.read_text() if isinstance(part, Path) else part for part in wanted]
     key = hashlib.sha256("\0".join((debian.name, PYTHON, *given)).encode()).hexdigest()[:12]
