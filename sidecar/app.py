@@ -193,7 +193,7 @@ def _add_snapshots(app: FastAPI, session: Session) -> None:
         request: Request, response: Response, limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000
     ) -> list[Snapshot]:
         """The versions of the work, newest first; `limit` of them."""
-        found = session.workspace().versions()[:limit]
+        found = session.workspace().versions(limit)
         _same(request, response, *(info.id for info in found))
         return [Snapshot.of(info) for info in found]
 

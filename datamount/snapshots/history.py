@@ -59,12 +59,21 @@ class History:
 
     # --- Reading ---------------------------------------------------------------------------------------------------
 
-    def versions(self) -> list[VersionInfo]:
-        """All versions, newest first, siblings included. One that cannot be read is left out and logged."""
+    def versions(self, newest: int | None = None) -> list[VersionInfo]:
+        """All versions, or so many of the newest, newest first, siblings included. One that cannot be read is left out
+        and logged. Each header is a request to the store: those of older versions are not read."""
         ids = self.ids()
+        ordered = sorted(ids, key=ids.__getitem__, reverse=True)
+        found: list[VersionInfo] = []
+        at = 0
         with ThreadPoolExecutor(_READERS, thread_name_prefix="versions") as pool:
-            found = [info for info in pool.map(self.header, ids) if info]
-        return sorted(found, key=_order, reverse=True)
+            while at < len(ordered) and (newest is None or len(found) < newest):
+                end = len(ordered) if newest is None else min(at + newest - len(found), len(ordered))
+                while end < len(ordered) and ids[ordered[end]] == ids[ordered[end - 1]]:
+                    end += 1  # which of siblings is newer, only their headers tell
+                found += filter(None, pool.map(self.header, ordered[at:end]))
+                at = end
+        return sorted(found, key=_order, reverse=True)[:newest]
 
     def version(self, id: str = "latest") -> Version:
         """One version: by its id, a unique beginning of it, its number, or "latest". NotFound, or UsageError when
@@ -88,9 +97,10 @@ class History:
             )
         return self.load(matching[0])
 
-    def newest(self) -> Version | None:
-        """The newest version that can be read: a damaged one must not stand in the way of those before it."""
-        for id in self.newest_first():
+    def newest(self, ids: Mapping[str, int] | None = None) -> Version | None:
+        """The newest version, of all or of these, that can be read: a damaged one must not stand in the way of those
+        before it."""
+        for id in self.newest_first(ids):
             with suppress(NotFound, VerificationFailed):
                 return self.load(id)
         return None
@@ -101,8 +111,7 @@ class History:
             return None
         with suppress(NotFound):
             return self.version(info.parent)
-        older = [found for found in self.versions() if found.seq < info.seq]
-        return self.version(older[0].id) if older else None
+        return self.newest({id: seq for id, seq in self.ids().items() if seq < info.seq})
 
     def read(self, version: Version | str, path: str) -> Iterator[bytes]:
         """The content of one file, in chunks. Its last chunk comes only when the whole matches its digest; else

@@ -253,6 +253,26 @@ def test_two_writers_make_siblings(store: FolderStore, work: Path, tmp_path: Pat
     assert a.version("latest").info.id == listed[0]
 
 
+def test_the_newest_versions_cost_no_look_at_the_others(workspace: Workspace, work: Path, store: FolderStore) -> None:
+    """So many of the newest are those of the whole list, with siblings at the edge and one that cannot be read; of
+    the older ones nothing is read."""
+    first = workspace.save(work).version
+    assert first
+    body = store.get(workspace.key(first.id)).decode()
+    for number in range(2, 41):
+        for sibling in "ab" if number % 5 == 0 else "a":
+            id = f"{number:08d}-{sibling * 12}"
+            made = body.replace(first.id, id).replace('"seq": 1,', f'"seq": {number},')
+            store.put(workspace.key(id), made.encode() if number != 39 else b"damaged")
+    wrapped = Wrapped(store)
+    everything = Workspace(store, workspace.owner, workspace.course).versions()
+    assert (len(everything), everything[0].seq, everything[-1].id) == (47, 40, first.id)
+    for newest in (1, 2, 3, 7, 46, 47, 100):
+        wrapped.calls.clear()
+        assert Workspace(wrapped, workspace.owner, workspace.course).versions(newest) == everything[:newest]
+        assert sum(name == "get" for name, _ in wrapped.calls) <= newest + 3
+
+
 @pytest.mark.parametrize("landed", [False, True])
 @pytest.mark.parametrize("second", [False, True])
 @pytest.mark.parametrize("once", [False, True])
