@@ -28,7 +28,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from tests.demo_check import Check, Row, Stopped  # noqa: E402
-from tests.demo_session import MARK, SessionFailed, datamount, marked  # noqa: E402
+from tests.demo_session import MARK, SessionFailed, datamount, leaving  # noqa: E402
 from tests.demo_site import Site  # noqa: E402
 from tests.servers import Missing, ServerFailed, dying_with_us  # noqa: E402
 
@@ -80,7 +80,7 @@ def check(console: Console) -> int:
     except BaseException:  # Ctrl-C among them: nobody asked for the logs
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    left = marked(mark)
+    left = leaving(mark)
     rows.append(Row("no process is left behind", "servers, sessions and kernels", error=", ".join(left.values())))
     failed = failed or bool(left)
     console.print(table(rows))

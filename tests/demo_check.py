@@ -209,8 +209,8 @@ class Check:
             row.size = sum(dataset["bytes_done"] for dataset in status.values())
 
     def _status(self, server: Jupyter, failing: Set[str] = frozenset()) -> dict[str, Any]:
-        """The datasets' status once none is on its way (at most a minute)."""
-        deadline = time.monotonic() + 60
+        """The datasets' status once none is on its way."""
+        deadline = time.monotonic() + 240
         while True:
             data = server.datamount("GET", "status")["data"]
             datasets: dict[str, Any] = (data or {}).get("datasets", {})
@@ -219,7 +219,7 @@ class Check:
                 failed = {n: d["error"]["detail"] for n, d in datasets.items() if d["state"] == "failed"}
                 assert failed.keys() == failing, f"failed: {failed or 'none'}; expected: {failing or 'none'}"
                 return datasets
-            assert time.monotonic() < deadline, f"still not delivered after a minute: {moving or 'no status'}"
+            assert time.monotonic() < deadline, f"still not delivered after minutes: {moving or 'no status'}"
             time.sleep(0.2)
 
     def _run_notebook(self, server: Jupyter, path: str, kernel: str) -> dict[str, Output]:

@@ -42,7 +42,7 @@ class Jupyter:
             base = base.partition(page)[0]
         self.base = f"{parts.scheme}://{parts.netloc}{base.rstrip('/')}/"
 
-    def request(self, method: str, path: str, body: Any = None, *, timeout: float = 60, **headers: str) -> Any:
+    def request(self, method: str, path: str, body: Any = None, *, timeout: float = 120, **headers: str) -> Any:
         """The JSON that the server answers (None: empty). AssertionError, with the answer, when it refuses."""
         data = None if body is None else json.dumps(body).encode()
         head = {"Authorization": f"token {self.token}", "Content-Type": "application/json"}
@@ -59,7 +59,7 @@ class Jupyter:
     def answers(self) -> bool:
         """Whether the server is up."""
         try:
-            self.request("GET", "api/status", timeout=5)
+            self.request("GET", "api/status", timeout=30)
         except (OSError, AssertionError, ValueError):
             return False
         return True
@@ -88,7 +88,7 @@ class Jupyter:
         session = self.request("POST", "api/sessions", wanted)
         socket = self.base.replace("http", "ws", 1) + f"api/kernels/{session['kernel']['id']}/channels"
         channel = websocket.create_connection(
-            f"{socket}?session_id={uuid.uuid4()}", header=[f"Authorization: token {self.token}"], timeout=60
+            f"{socket}?session_id={uuid.uuid4()}", header=[f"Authorization: token {self.token}"], timeout=120
         )
         try:
             yield Kernel(channel)
@@ -106,7 +106,7 @@ class Kernel:
         self._channel = channel
         self._session = uuid.uuid4().hex
 
-    def run(self, code: str, *, seconds: float = 90) -> Output:
+    def run(self, code: str, *, seconds: float = 240) -> Output:
         """What a cell shows. CellFailed when it raises, TimeoutError when it does not end."""
         identity = uuid.uuid4().hex
         header = {"msg_id": identity, "msg_type": "execute_request", "session": self._session, "username": ""}

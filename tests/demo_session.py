@@ -55,6 +55,14 @@ def marked(mark: str) -> dict[int, str]:
     return found
 
 
+def leaving(mark: str, *, seconds: float = 60) -> dict[int, str]:
+    """What with this mark does not end within some time: the last of them may still be on their way out."""
+    deadline = time.monotonic() + seconds
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
 class Session:
     """One `datamount up` with its JupyterLab, sidecar and kernels."""
 
@@ -69,7 +77,7 @@ class Session:
         self._command += ["--port", str(self.port), "--no-browser", *options]
         self._child: subprocess.Popen[bytes] | None = None
 
-    def open(self, *, seconds: float = 120) -> Jupyter:
+    def open(self, *, seconds: float = 240) -> Jupyter:
         """Start, and return the Jupyter server once it answers at the URL that was printed."""
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
@@ -110,11 +118,11 @@ class Session:
                     os.kill(number, signal.SIGKILL)
                     killed.append(command)
             if self._child is not None:
-                self._child.wait(10)
+                self._child.wait(60)
             time.sleep(0.05)
         return killed
 
-    def interrupt(self, *, seconds: float = 60) -> None:
+    def interrupt(self, *, seconds: float = 200) -> None:
         """Ctrl-C. SessionFailed when it does not end well, or leaves a process behind."""
         assert self._child is not None, "not started"
         self._child.send_signal(signal.SIGINT)
@@ -122,8 +130,6 @@ class Session:
             code = self._child.wait(seconds)
         except subprocess.TimeoutExpired:
             raise SessionFailed(f"Ctrl-C did not end datamount up within {seconds} s\n{self.output()}") from None
-        deadline = time.monotonic() + 5
-        while (left := self.processes()) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        left = leaving(self.mark)
         if code or left:
             raise SessionFailed(f"Ctrl-C: exit code {code}, still running: {left or 'nothing'}\n{self.output()}")

@@ -17,7 +17,7 @@ from playwright.sync_api import expect
 from tests.browser.environments import EARLY_LAB, EARLY_NOTEBOOK, LAB, NOTEBOOK, OLD, Pod, environment
 from tests.browser.session import Student, notebook
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Students = Callable[..., Student]
 
 

@@ -13,7 +13,7 @@ from tests.browser.environments import Pod
 from tests.browser.hub import Hub
 from tests.browser.session import notebook
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 KEY = "dms_" + "A" * 43
 
 

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import clone, publish
-from tests.browser.session import Session, Student, notebook
+from tests.browser.session import Session, Student, notebook, wait_for_a_new_day
 
 pytestmark = pytest.mark.slow
 Up = Callable[..., Session]
@@ -48,6 +48,7 @@ def test_history_shows_what_each_version_changed(course: Path, up: Up, student: 
     ada.save()
     ada.type("\nanswer = 2")
     ada.history()
+    wait_for_a_new_day()
     ada.page.get_by_label("Note for this version").fill("Exercise 2 done")
     ada.page.get_by_role("button", name="Save now").click()
     ada.history().first.get_by_text("Exercise 2 done").wait_for()

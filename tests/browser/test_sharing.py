@@ -14,7 +14,7 @@ from tests.browser.session import Student, notebook
 from tests.gateway import COURSE, GatewaySite, running_gateway
 from tests.integration.test_gateway_sidecar import sidecar
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -260,7 +260,7 @@ def _debootstrap(archive: Path, packages: Sequence[str]) -> None:
         root, log = Path(name) / "root", Path(name) / "log"
         command = ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", SUITE, str(root), MIRROR]
         with log.open("wb") as output:
-            made = subprocess.run(command, stdout=output, stderr=output, timeout=500, check=False)
+            made = subprocess.run(command, stdout=output, stderr=output, timeout=900, check=False)
         if made.returncode != 0:
             raise EngineFailed(f"debootstrap failed: {log.read_text(errors='replace')[-2000:]}")
         for folder in ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):

@@ -178,7 +178,7 @@ class Hub:
 
 
 def wait_for_jupyter(running: RunningPod, jupyter: Jupyter) -> None:
-    until = time.monotonic() + 90
+    until = time.monotonic() + 240
     while True:
         try:
             if jupyter.http.get("/api/status").status_code == 200:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.pod import engine as engines
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman"), pytest.mark.timeout(900)]
 
 
 def test_containers_are_restricted(engine: engines.Engine, debian: str) -> None:
@@ -33,7 +33,7 @@ def test_pods_share_their_loopback(engine: engines.Engine, debian: str) -> None:
     for name in ("ada", "grace"):
         engine.podman("pod", "create", "--name", name, "--network", "none", "--share", "net,ipc,uts")
     engine.podman("run", "--detach", "--pod", "ada", debian, "python3", "-c", serve)
-    retry = f"import time\nfor _ in range(100):\n try:\n  {ask}; break\n except OSError:\n  time.sleep(0.1)"
+    retry = f"import time\nfor _ in range(1200):\n try:\n  {ask}; break\n except OSError:\n  time.sleep(0.1)"
     assert engine.run(debian, ["python3", "-c", retry], pod="ada").stdout == "200\n"
     assert engine.run(debian, ["python3", "-c", ask], pod="grace").code == 1
 

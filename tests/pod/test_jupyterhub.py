@@ -14,7 +14,7 @@ from tests.pod.jupyterhub import Browser, JupyterHub
 from tests.pod.kubelet import Kubelet
 from tests.pod_processes import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman"), pytest.mark.timeout(900)]
 
 
 def test_a_login_a_stop_and_the_next_session(hub: Hub, s3: servers.S3Server, tmp_path: Path) -> None:

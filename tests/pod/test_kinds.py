@@ -18,7 +18,7 @@ from tests.pod.courses import SCHEMA
 from tests.pod.hub import OURS, Hub, Session
 from tests.pod_processes import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman"), pytest.mark.timeout(900)]
 READ_SMALL = "import os; print(open(os.path.join(os.environ['SMALL_PATH'], 'a.csv')).read().split())"
 
 

@@ -16,7 +16,7 @@ from tests.pod.courses import CODES
 from tests.pod.hub import Hub
 from tests.pod.runner import RunningPod
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman"), pytest.mark.timeout(900)]
 INIT = (names.SEED_CONTAINER, names.FETCH_CONTAINER)
 
 
