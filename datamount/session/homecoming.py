@@ -38,6 +38,7 @@ from datamount.session.journal import Begun
 from datamount.session.settling import Settling
 from datamount.snapshots import RestoreReport, Version, VersionInfo, Workspace, pristine
 from datamount.snapshots.excludes import Excludes
+from datamount.snapshots.owed import Owed, keep_owed, read_owed
 from datamount.snapshots.placing import TEMPORARY
 from datamount.snapshots.scan import Stamp, printable, scan, stamp
 from datamount.status import write_atomic
@@ -228,7 +229,15 @@ class _Coming:
                 else:
                     found[item.path] = Node(item.target, is_link=True)
                 seen[item.path] = stamp(item.stat)
+        for path, owed in self._owed().items():
+            if found.get(path, Node("")).digest == owed.instead:
+                # Saves hold it still: that it did not come does not mean that anybody removed it.
+                found |= tree_of([owed.entry])
         return found, seen
+
+    def _owed(self) -> dict[str, Owed]:
+        """What an earlier launch could not bring back to this folder."""
+        return read_owed(self.state_dir, self.workspace.identity)
 
     def _read_here(self, path: str) -> bytes | None:
         try:
@@ -248,7 +257,8 @@ class _Coming:
         """
         saved = tree_of(ours(version, self.folder))
         final = begun.final(saved)
-        report = Settling(self.workspace, self.folder, begun, version, final, seen).run()
+        settling = Settling(self.workspace, self.folder, begun, version, final, seen)
+        report = settling.run()
         if report.again and self.insist:
             path = report.again[0]
             raise NotAllBack(
@@ -258,6 +268,8 @@ class _Coming:
                 who="you",
                 transient=True,
             )
+        still = {path: owed for path, owed in self._owed().items() if final.get(path) == tree_of([owed.entry])[path]}
+        keep_owed(self.state_dir, self.workspace.identity, still | settling.owed(report))
         if begun.before or final != saved:
             parent = self._landed(begun) if again else begun.parent
             # Also of an unchanged folder: what was saved before must not stay the newest, as if this were cut off.

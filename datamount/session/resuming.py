@@ -27,6 +27,7 @@ from datamount.session.homecoming import (
 from datamount.session.journal import Begun
 from datamount.session.settling import Settling
 from datamount.snapshots import RestoreReport, Version, Workspace, pristine
+from datamount.snapshots.owed import keep_owed
 from datamount.snapshots.restore import Preview
 from datamount.snapshots.scan import Stamp
 
@@ -89,7 +90,10 @@ class Resuming:
         """Do it, and keep the report for the panel. Only what was `seen` is replaced, which version `before` has."""
         begun = replace(self.begun, before=before)
         final = begun.final(tree_of(ours(self.version, self.folder)))
-        report = Settling(self.workspace, self.folder, begun, self.version, final, seen).run()
+        settling = Settling(self.workspace, self.folder, begun, self.version, final, seen)
+        report = settling.run()
+        # What did not come is work all the same: the version that is saved next has it.
+        keep_owed(self.state_dir, self.workspace.identity, settling.owed(report))
         written = {s.path for s in begun.steps or () if s.take == "bytes" or s.source != s.path} - report.failed.keys()
         keep_merge_report(self.state_dir, begun, self.version, report, self.course_ref)
         return replace(report, restored=tuple(sorted({*report.restored, *written})))

@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from datamount.errors import DatamountError, Refused
+from datamount.errors import DatamountError, DiskFull, Refused
 from datamount.merge import Tree
 from datamount.session import changing
-from datamount.session.folder import nodes_at, ours, with_parents
+from datamount.session.folder import nodes_at, ours, stamps_at, tree_of, with_parents
 from datamount.session.journal import Begun
 from datamount.snapshots import Entry, RestoreReport, Version, Workspace
+from datamount.snapshots.owed import Owed
+from datamount.snapshots.restore import refusal
 from datamount.snapshots.scan import Stamp, printable
 
 
@@ -42,6 +44,23 @@ class Settling:
         report = self._write_rest()
         again = tuple(sorted({*report.again, *self._again}))
         return replace(report, failed=dict(sorted((report.failed | self._failed).items())), again=again)
+
+    def owed(self, report: RestoreReport) -> dict[str, Owed]:
+        """What of the version `run` could not bring, for saves to carry on; not where somebody is at work instead."""
+        entries = {
+            step.path: replace(self.version.by_path()[step.source], path=step.path)
+            for step in self.begun.steps or ()
+            if step.take not in ("bytes", self.begun.side)
+        }
+        paths = [path for path in report.failed if path in entries and not refusal(entries[path])]
+        there = nodes_at(self.folder, paths)
+        looks = stamps_at(self.folder, paths)  # after what it stands for was read
+        found = {}
+        for path in paths:
+            if looks.get(path) in (None, self.seen.get(path)):
+                node = there[path]
+                found[path] = Owed(entries[path], node.digest if node else "")
+        return found
 
     def _write_beside(self) -> None:
         for step in self.begun.steps or ():
@@ -70,7 +89,14 @@ class Settling:
                 chosen.append(entries[step.path])
         filled = {parent for entry in entries.values() for parent in with_parents(entry.path)[:-1]}
         chosen += [entry for path, entry in entries.items() if entry.type == "folder" and path not in filled]
-        return self._restore(chosen)
+        try:
+            return self._restore(chosen)
+        except DiskFull as error:
+            wanted = tree_of(chosen)
+            there = nodes_at(self.folder, wanted)
+            missing = [path for path, node in wanted.items() if there[path] != node]
+            restored = tuple(sorted(wanted.keys() - missing))
+            return RestoreReport(restored, (), dict.fromkeys(missing, error.message), ())
 
     def _restore(self, entries: list[Entry]) -> RestoreReport:
         return self.workspace.restore(replace(self.version, entries=tuple(entries)), self.folder, seen=self.seen)

@@ -19,6 +19,7 @@ from datamount.snapshots.bases import put_base, sha256_of, stored_bases
 from datamount.snapshots.condemned import SAVE_LIMIT
 from datamount.snapshots.history import History, Look
 from datamount.snapshots.index import read_index
+from datamount.snapshots.owed import keep_owed, read_owed
 from datamount.snapshots.pack import Packer
 from datamount.snapshots.pristine import load_pristine
 from datamount.snapshots.room import LeftOut
@@ -133,6 +134,11 @@ class _Save:
         self.base = self._base()
         for sha256 in [s for s, place in self.index.locations.items() if place.object in avoid]:
             del self.index.locations[sha256]
+        self.owed = read_owed(state_dir, history.identity)
+        for path, owed in list(self.owed.items()):
+            self.index.locations.pop(owed.entry.sha256, None)  # what is stored may be damaged
+            if owed.entry.location and owed.entry.location.object in avoid:
+                del self.owed[path]
         self.pristine = load_pristine(state_dir)
         self.aside = _Aside(aside, history, first=self.base is None)
         self.packer = Packer(
@@ -145,6 +151,7 @@ class _Save:
             uploading=self.aside.start,
         )
         self.tight = tight
+        self.settled = False
         self.skipped: list[Skipped] = []
         self.left_out = LeftOut()
         self.warnings: list[str] = []
@@ -175,9 +182,12 @@ class _Save:
             self.draft.exclude,
             inside(self.state_dir, self.folder),
             self.draft.max_bytes,
+            self.owed,
             self.tight,
         )
+        owed = len(self.owed)
         entries = taking.entries()
+        self.settled = len(self.owed) < owed
         self.skipped, self.warnings, self.left_out = taking.skipped, taking.warnings, taking.left_out
         return entries
 
@@ -345,11 +355,13 @@ class _Save:
 
     def _keep(self, last: VersionInfo, entries: list[Entry]) -> None:
         index = self.index
-        if self.state_dir is None or (index.last == last and not index.changed):
+        if self.state_dir is None or (index.last == last and not index.changed and not self.settled):
             return
         index.last = last
         index.locations = {e.sha256: e.location for e in entries if e.location}
         try:
+            if self.settled:
+                keep_owed(self.state_dir, self.history.identity, self.owed)
             index.write(self.state_dir)
         except OSError as error:
             why = f"The local index could not be written ({error.strerror}): the next save takes longer."

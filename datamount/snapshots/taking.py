@@ -9,11 +9,12 @@ import os
 import stat as st
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datamount.snapshots.excludes import Excludes
 from datamount.snapshots.index import Index
+from datamount.snapshots.owed import Owed, gone
 from datamount.snapshots.pack import Packed, Packer
 from datamount.snapshots.pristine import Pristine
 from datamount.snapshots.room import LeftOut, pack_within, room_for, worth
@@ -27,7 +28,7 @@ LARGE_PRISTINE = 10 * 1000 * 1000
 @dataclass
 class Taking:
     """One look at `folder`. `before` gives what the version that the save builds on holds; asked only where needed.
-    `tight`: the store has just refused something."""
+    `owed` is what could not be brought back to the folder. `tight`: the store has just refused something."""
 
     folder: Path
     index: Index
@@ -37,6 +38,8 @@ class Taking:
     exclude: Sequence[str]
     skip: Sequence[str]
     max_bytes: int | None
+    owed: dict[str, Owed]
+    """What the version does not carry on is taken out."""
     tight: bool
     skipped: list[Skipped] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -75,6 +78,7 @@ class Taking:
             *self.left_out.kept,
             *({e.path: e for e in [*kept, *others]}.values()),
         ]
+        entries = self._with_owed(entries)
         self.skipped += self.left_out.skipped
         self.warnings += self.left_out.warnings
         entries.sort(key=lambda e: e.path)
@@ -91,6 +95,25 @@ class Taking:
             self.skipped.append(Skipped(path, why))
             self.warnings.append(f"{printable(path)} {why}")
         return kept
+
+    def _with_owed(self, entries: list[Entry]) -> list[Entry]:
+        """The same with what could not be brought back, where nothing has taken its place since."""
+        there = {entry.path: entry for entry in entries}
+        for path in [path for path, owed in self.owed.items() if not owed.still(there)]:
+            del self.owed[path]
+        missing = gone(self.packer.store, self.packer.prefix, self.owed.values())
+        for path, owed in list(self.owed.items()):
+            if owed.entry.location and owed.entry.location.object in missing:
+                del self.owed[path]
+                self.skipped.append(Skipped(path, "could not be brought back, and is not in the store any more"))
+            else:
+                # Whether its merge base is stored is found out anew, as of every file.
+                there[path] = replace(owed.entry, base_stored=False)
+        if self.owed:
+            some = ", ".join(map(printable, sorted(self.owed)[:5]))
+            more = f" and {len(self.owed) - 5} more" if len(self.owed) > 5 else ""
+            self.warnings.append(f"{some}{more} could not be brought back; what was saved before is kept")
+        return list(there.values())
 
     def _within(self, seen: Scan) -> list[Found]:
         """The files to save: all, or those that fit the limit, notebooks and small ones first."""

@@ -175,6 +175,30 @@ def test_work_comes_back_to_a_course_that_has_moved_on(anonymous: GatewaySite, t
         assert asked["version"]["id"] == saved
 
 
+@pytest.mark.parametrize("cut", [0, 1000])
+def test_work_that_comes_back_in_part_is_saved_on(anonymous: GatewaySite, tmp_path: Path, cut: int) -> None:
+    """A file of the work whose object is damaged is named by the resume and is in the versions that follow, which the
+    controller takes; where bytes of it are gone, no version may name it, and saving goes on without."""
+    one, two = ship(tmp_path / "one", FIRST), ship(tmp_path / "two", FIRST)
+    with sidecar(tmp_path / "one", anonymous, "org-course-x1") as api:
+        (one / "answer.txt").write_text("42\n")
+        api.post("/snapshots", json={})
+        (one / "figure.bin").write_bytes(secrets.token_bytes(5000))
+        before = anonymous.objects()
+        api.post("/snapshots", json={})
+        key = api.get("/resume").json()["key"]
+    (lost,) = {*anonymous.objects()} - {*before, *(name for name in anonymous.objects() if "/versions/" in name)}
+    whole = anonymous.store.get(lost)
+    anonymous.store.put(lost, bytes(byte ^ 1 for byte in whole[: len(whole) - cut]))
+    with sidecar(tmp_path / "two", anonymous, "org-course-x2") as api:
+        restored = api.post("/resume", json={"key": key}).json()["restored"]
+        assert [found["path"] for found in restored["failed"]] == ["figure.bin"]
+        (two / "more.txt").write_text("more")
+        assert api.post("/snapshots", json={}).status_code == 201
+        latest = {found["path"] for found in api.get("/snapshots/latest").json()["entries"]}
+        assert latest - FIRST.keys() == {"answer.txt", "more.txt"} | (set() if cut else {"figure.bin"})
+
+
 def test_a_link_is_given_listed_and_ended_from_the_command_line(anonymous: GatewaySite, tmp_path: Path) -> None:
     """`datamount share` prints a link once, --list shows that it is there but not its secret, --revoke ends it."""
     with sidecar(tmp_path / "one", anonymous) as api:
