@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from datamount.batches import Batches
 from datamount.controller_client import ControllerClient
 from datamount.course import read_course
 from datamount.fetch.engine import fetch
@@ -190,6 +192,22 @@ def test_presigned_reads_are_of_the_granted_place(site: Site, client: TestClient
     assert not any(secret in str([given, signed]) for name, secret in site.secrets.items() if name != "s3-id")
 
 
+@pytest.fixture
+def gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request for URLs is quicker than the threads that want more of them: how many come together is then what the
+    fetch does, and not how busy the machine is."""
+    serve = Batches._serve
+
+    def serve_late(self: Batches[Any, str], wishes: list[Any]) -> None:
+        until = time.monotonic() + 0.3
+        while len(self._waiting) < 8 and time.monotonic() < until:
+            time.sleep(0.005)
+        serve(self, wishes)
+
+    monkeypatch.setattr(Batches, "_serve", serve_late)
+
+
+@pytest.mark.usefixtures("gathered")
 def test_a_course_is_fetched_by_presigned_reads(site: Site, pod: Object, s3: S3Server, tmp_path: Path) -> None:
     """The fetch of a pod whose lease is presigned delivers the dataset, with its lock, and asks for URLs in batches."""
     bucket = s3.reader_bucket
