@@ -141,7 +141,7 @@ class Process:
                 raise ServerFailed(f"{Path(self.command[0]).name} was not ready in {seconds} s\n{self.tail()}")
             time.sleep(0.05)
 
-    def stop(self, *, grace: float = 5.0) -> None:
+    def stop(self, *, grace: float = 30.0) -> None:
         """SIGTERM, then SIGKILL after `grace` seconds. No error when it has ended already."""
         if self._child is None:
             return
@@ -151,14 +151,14 @@ class Process:
                 self._child.wait(grace)
             except subprocess.TimeoutExpired:
                 self._child.kill()
-        self._child.wait(10)
+        self._child.wait(60)
 
     def kill(self) -> None:
         """SIGKILL, as a lost machine would."""
         if self.running:
             assert self._child is not None
             self._child.kill()
-            self._child.wait(10)
+            self._child.wait(60)
 
     def tail(self, lines: int = 30) -> str:
         try:
