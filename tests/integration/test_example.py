@@ -57,13 +57,13 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
         places = ("--data", folder / "data", "--run", folder / "run")
         datamount("fetch", course, *places, env=site.environment() | {"DATAMOUNT_HOME": str(folder / "home")})
         # Not site.environment(): what the notebook sees is no more than a person's shell and the course's variables.
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ} | {"HOME": str(folder)}
         yield Opened(site, course, kept | read_environment(folder / "run"))
 
 
-def run(command: list[str | Path], opened: Opened) -> str:
+def run(command: list[str | Path], opened: Opened, **more: str) -> str:
     done = subprocess.run(
-        command, env=opened.env, cwd=opened.course, capture_output=True, text=True, timeout=120, check=False
+        command, env=opened.env | more, cwd=opened.course, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -71,8 +71,7 @@ def run(command: list[str | Path], opened: Opened) -> str:
 
 def test_python_notebook_reads_all_five(opened: Opened) -> None:
     """The Python notebook's code runs as it stands and reads the database, its Parquet copy and the other four."""
-    opened.env["MPLBACKEND"] = "agg"
-    printed = run([sys.executable, "-c", code_of(opened.course / "reports.ipynb")], opened)
+    printed = run([sys.executable, "-c", code_of(opened.course / "reports.ipynb")], opened, MPLBACKEND="agg")
     assert opened.site.expected()["parquet"] in printed
     assert opened.site.expected()["images"] in printed
     assert re.findall(r"^(\w+) +(\d+) files", printed, re.MULTILINE) == [
