@@ -83,7 +83,7 @@ def _driver(server: MariaDBServer, database: str, name: str, credential: Credent
 
 def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env=os.environ | (env or {})
+        command, capture_output=True, text=True, timeout=120, check=False, env=os.environ | (env or {})
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -301,7 +301,7 @@ def test_a_program_that_leaves_in_the_middle_ends(pachyderm: servers.PachydermSe
     """Nothing of the driver keeps a process from ending, even with a stream open and nothing closed."""
     repo = new_repo(pachyderm, {"/big.bin": bytes(60 << 20)})
     command = [sys.executable, "-c", LEAVE, repo, pachyderm.address, "one"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (3, "reading\n"), done.stderr
 
 

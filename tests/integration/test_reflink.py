@@ -33,14 +33,14 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     with image.open("wb") as stream:
         stream.truncate(400 << 20)
-    subprocess.run([make, "-q", "-m", "reflink=1", image], check=True, timeout=60)
-    done = subprocess.run(["mount", "-o", "loop", image, place], capture_output=True, check=False, timeout=60)
+    subprocess.run([make, "-q", "-m", "reflink=1", image], check=True, timeout=120)
+    done = subprocess.run(["mount", "-o", "loop", image, place], capture_output=True, check=False, timeout=120)
     if done.returncode:
         servers.require(f"a loop device cannot be mounted here: {done.stderr.decode().strip()}")
     try:
         yield place
     finally:
-        subprocess.run(["umount", "-l", place], check=True, timeout=60)
+        subprocess.run(["umount", "-l", place], check=True, timeout=120)
 
 
 def used(disk: Path) -> int:

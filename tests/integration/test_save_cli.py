@@ -15,7 +15,7 @@ import pytest
 def run(*arguments: object, code: int = 0) -> str:
     """stdout of `datamount ARGUMENTS`; fails when the exit code is another."""
     command = [sys.executable, "-m", "datamount", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=dict(os.environ), check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=dict(os.environ), check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + (done.stderr if code else "")
 
