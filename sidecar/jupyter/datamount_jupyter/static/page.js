@@ -86,7 +86,10 @@ function sentence(save) {
   const last = save.last ? `Saved to storage ${time(save.last.time)}` : 'Nothing has been saved yet';
   switch (save.state) {
     case 'saving': return '… Saving';
-    case 'failed': return `⚠ Not saved: ${save.error.detail} It is tried again; your files are safe in this session.`;
+    case 'failed': {
+      if (!save.autosave && !save.last) return `○ Saving is not available: ${save.error.detail}`;
+      return `⚠ Not saved: ${save.error.detail} ${save.autosave ? 'It is tried again; your' : 'Your'} files are safe in this session.`;
+    }
     case 'changed': return `● ${last}. ${files(save.changed_files)}.`;
     case 'saved': return large ? `⚠ ${last}, without ${count(large, 'file')} for which there is no room.` : `✓ ${last}. Nothing has changed since.`;
     default: return 'Nothing to save: nothing has changed.';

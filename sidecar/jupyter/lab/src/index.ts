@@ -16,7 +16,7 @@ import { dataIcon, historyIcon, saveIcon } from './icons';
 import { arrived, kept } from './link';
 import { SessionModel } from './model';
 import { Panel } from './panel';
-import { TopBar } from './topbar';
+import { TopBar, standIn } from './topbar';
 import { Warnings } from './warnings';
 
 const LOOK_MILLISECONDS = 1000;
@@ -82,7 +82,12 @@ const plugin: JupyterFrontEndPlugin<void> = {
     for (const command of [SAVE, SAVE_WITH_MESSAGE, HISTORY, DATA]) {
       palette?.addItem({ command, category: trans.__('Saved Work and Data') });
     }
-    toolbars.addFactory('TopBar', 'datamount', () => new TopBar({ model, commands, trans }));
+    toolbars.addFactory('TopBar', 'datamount', () => {
+      const bar = { model, commands, trans };
+      const top = new TopBar(bar);
+      standIn(app, top, bar);
+      return top;
+    });
 
     let enabled = ours();
     model.changed.connect(() => {

@@ -21,6 +21,7 @@ const SILENCE = 45000;
 /** How a stream is made up for that something on the way holds back, such as a proxy: asked so often, so many times. */
 const ASK_EVERY = 5000;
 const ASK_TIMES = 24;
+const TOO_MANY = 429;
 const FIRST_PAUSE = 1000;
 /** Nobody answered, or a hub or proxy in the place of a Jupyter server that is gone. */
 const SERVER_AWAY = [0, 424, 502, 503, 504];
@@ -146,14 +147,14 @@ export class SessionModel {
       if (document.hidden) {
         await this._sleep(Infinity);
       }
+      const asking = this._silent;
       try {
-        await (this._silent ? this._ask() : this._listen());
+        await (asking ? this._ask() : this._listen());
         pause = FIRST_PAUSE;
       } catch (error) {
-        if (this._silent && !document.hidden) {
-          continue;
-        }
-        if (document.hidden) {
+        // Too many tabs listen: this one asks, as where the stream is silent.
+        this._silent ||= !asking && error instanceof ApiError && error.status === TOO_MANY;
+        if (this._silent || document.hidden) {
           continue;
         }
         this._fail(error);

@@ -1,8 +1,11 @@
-/** The Save button and the state beside it, always visible. */
+/** The Save button and the state beside it, always visible: in the top bar, or in the menu bar where that is hidden. */
 
+import type { JupyterFrontEnd } from '@jupyterlab/application';
 import { ReactWidget } from '@jupyterlab/apputils';
 import type { CommandRegistry } from '@lumino/commands';
 import type { TranslationBundle } from '@jupyterlab/translation';
+import type { Message } from '@lumino/messaging';
+import { ISignal, Signal } from '@lumino/signaling';
 import React from 'react';
 
 import { HISTORY, SAVE } from './commands';
@@ -10,6 +13,9 @@ import { SIGNS, saveIcon } from './icons';
 import type { SessionModel } from './model';
 import { useModel } from './react';
 import { describe } from './words';
+
+/** In Notebook 7: between the space after the menus and what it says of the kernel. */
+const AFTER_THE_MENUS = 950;
 
 interface IProps {
   model: SessionModel;
@@ -24,9 +30,47 @@ export class TopBar extends ReactWidget {
     this.addClass('dm-TopBar');
   }
 
+  /** It came into view, or went. */
+  get shownOrHidden(): ISignal<this, void> {
+    return this._shownOrHidden;
+  }
+
   render(): JSX.Element {
     return <Bar {...this.props} />;
   }
+
+  protected onAfterAttach(message: Message): void {
+    super.onAfterAttach(message);
+    this._shownOrHidden.emit();
+  }
+
+  protected onAfterShow(): void {
+    this._shownOrHidden.emit();
+  }
+
+  protected onAfterHide(): void {
+    this._shownOrHidden.emit();
+  }
+
+  private _shownOrHidden = new Signal<this, void>(this);
+}
+
+/** While `top` is not seen, another one in the menu bar: Notebook 7 hides its header in narrow windows. */
+export function standIn(app: JupyterFrontEnd, top: TopBar, props: IProps): void {
+  let other: TopBar | null = null;
+  const follow = () => {
+    if (other && (top.isVisible || top.isDisposed)) {
+      other.dispose();
+      other = null;
+    } else if (!other && !top.isVisible && !top.isDisposed) {
+      other = new TopBar(props);
+      other.id = 'datamount-menubar';
+      app.shell.add(other, 'menu', { rank: AFTER_THE_MENUS });
+    }
+  };
+  void app.restored.then(follow);
+  top.shownOrHidden.connect(follow);
+  top.disposed.connect(follow);
 }
 
 function Bar({ model, commands, trans }: IProps): JSX.Element {
@@ -48,7 +92,7 @@ function Bar({ model, commands, trans }: IProps): JSX.Element {
         onClick={() => void commands.execute(SAVE)}
       >
         <saveIcon.react tag="span" className="dm-Icon" />
-        {trans.__('Save')}
+        <span className="dm-Save-text">{trans.__('Save')}</span>
       </button>
       <button
         type="button"
