@@ -127,8 +127,8 @@ class Lanes:
                     self._queue.append(item)
                 else:
                     self._fail(item, silent(self.name, f'the transfer of "{path}"', self._means.policy.stall))
+            self._open_lanes()  # before anybody sees that no lane is open, though there is more to do
             self._changed.notify_all()
-        self._open_lanes()
 
     # --- Lanes --------------------------------------------------------------------------------------------------
 
@@ -260,11 +260,12 @@ class Lanes:
         left = {item.path: item for item in batch}
 
         def arrived(item: Item, receipt: Receipt) -> None:
+            # In one breath: nobody waits for a lane that is given up in between, and its object would seem missing.
             with self._mutex:
                 if watched.abandoned:
                     raise Abandoned  # it is another lane's by now, though it is there
                 del left[item.path]
-            self._finished(item, receipt)
+                self._finished(item, receipt)
 
         try:
             with contextlib.ExitStack() as stack:

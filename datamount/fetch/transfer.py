@@ -79,8 +79,9 @@ class Attempt:
         self._counted += size
 
     def give_back(self) -> None:
-        """Nothing that was counted is there."""
-        counted, self._counted = self._counted, 0
+        """Nothing that was counted is there. Not to be called while it is `held`: who gives it up counts, too."""
+        with self._mutex:
+            counted, self._counted = self._counted, 0
         self._count(-counted)
 
     def abandon(self) -> None:
@@ -185,11 +186,11 @@ class Desk:
             raise  # the watching thread has removed the file
         except BaseException as error:
             with attempt.held():  # else a file of this name is another thread's by now
-                attempt.give_back()
                 if not (large and isinstance(error, DatamountError) and error.transient):
                     self._discard(temporary)
                     if large:
                         self._discard(f"{temporary}.progress")
+            attempt.give_back()
             if isinstance(error, OSError):
                 raise local_error(error, self.name) from error
             raise
@@ -216,7 +217,8 @@ class Desk:
         return min(found.st_size, found.st_blocks * 512)
 
     def _resumable(self, item: Item) -> bool:
-        return self.driver.supports_ranges and item.size is not None and item.size > LARGE
+        large = item.size is not None and item.size > LARGE
+        return large and self.driver.supports_ranges and (item.digest is not None or self.driver.one_version(item))
 
     def _write(self, item: Item, handle: int, attempt: Attempt, body: Iterable[Buffer]) -> tuple[Digester, int]:
         """The whole body in the open file; the digest of it and its size."""

@@ -8,8 +8,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,9 +19,10 @@ import pytest
 from datamount.course import read_course
 from datamount.drivers.base import Buffer, Driver, Item, Pin
 from datamount.errors import Unavailable
-from datamount.fetch import exit_error, fetch, job, receipts
+from datamount.fetch import engine, exit_error, fetch, job, receipts
 from datamount.fetch.lanes import Lanes
 from datamount.fetch.retries import Policy
+from datamount.fetch.transfer import Attempt
 from datamount.fetch.workers import Pace
 from datamount.status import Status
 from tests import servers
@@ -27,8 +30,9 @@ from tests.folder_driver import CHUNK, FolderDriver, World
 
 MIB = 1 << 20
 QUICK = Policy(attempts=3, retries=20, base=0.001, cap=0.01)
-IMPATIENT = replace(QUICK, stall=0.5)
-"""For sources that hang; a busy machine may keep any other waiting for half a second."""
+LATER = 3600.0
+"""Seconds after which any transfer counts as hung. Tests move the clock on: a busy machine may keep a transfer that is
+well waiting for longer than a test can."""
 
 
 class Batching(FolderDriver):
@@ -85,19 +89,22 @@ def rig(tmp_path: Path) -> Rig:
 FILES = {f"d{n % 3}/f{n:03}": os.urandom(100 + n) for n in range(40)}
 
 
-def test_a_budget_ends_the_fetch_and_the_next_one_goes_on(rig: Rig) -> None:
+def test_a_budget_ends_the_fetch_and_the_next_one_goes_on(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the budget the fetch returns: unfinished is pending, not failed, and nothing is fetched twice."""
     rig.world.put("codes", FILES)
-    slow = threading.Event()
-    rig.world.before_chunk = lambda item, _: None if slow.is_set() or item.path < "d1" else time.sleep(1.0)
-    status = rig.fetch(budget=0.5)
+    quick = {path for path in FILES if path < "d1"}
+    go_on = threading.Event()
+    rig.world.before_chunk = lambda item, _: None if item.path in quick else go_on.wait(200)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 200 * (rig.files().keys() >= quick))
+    monkeypatch.setattr(engine, "time", clock)
+    status = rig.fetch(budget=200)
     codes = status.datasets["codes"]
     assert (codes.state, codes.error) == ("pending", None)
     assert exit_error(status) is None
     before = dict(rig.world.opened)
     there = set(rig.files())
-    assert there
-    slow.set()
+    assert there == quick
+    go_on.set()
     assert rig.fetch().state == "ready"
     assert rig.files() == FILES
     assert all(rig.world.opened[f"codes/{path}"] == before[f"codes/{path}"] for path in there)
@@ -107,12 +114,12 @@ def test_a_budget_holds_though_a_thread_hangs(rig: Rig) -> None:
     """A source that never answers does not keep the fetch beyond its budget."""
     rig.world.put("codes", FILES)
     over = threading.Event()
-    rig.world.before_chunk = lambda _item, _offset: over.wait(60)
+    rig.world.before_chunk = lambda _item, _offset: over.wait(200)
     policy = Policy(stall=600)
     done: list[Status] = []
     thread = threading.Thread(target=lambda: done.append(rig.fetch(budget=0.3, policy=policy)), daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(100)
     assert done
     assert done[0].datasets["codes"].state == "pending"
     over.set()
@@ -121,12 +128,25 @@ def test_a_budget_holds_though_a_thread_hangs(rig: Rig) -> None:
     assert rig.files() == FILES
 
 
-def test_an_object_that_hangs_is_given_up_and_named(rig: Rig) -> None:
+def test_an_object_that_hangs_is_given_up_and_named(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """One transfer that hangs costs its object, with a sentence; the others are there, then and later."""
     rig.world.put("codes", FILES)
-    over = threading.Event()
-    rig.world.before_chunk = lambda item, _: over.wait(60) if item.path == "d0/f000" else None
-    codes = rig.fetch(policy=IMPATIENT).datasets["codes"]
+    hung, over, watch = threading.Event(), threading.Event(), Lanes.watch
+
+    def hang(item: Item, _offset: int) -> None:
+        if item.path == "d0/f000":
+            hung.set()
+            over.wait(200)
+
+    def later(lanes: Lanes, now: float) -> None:
+        alone = hung.is_set() and len(rig.files()) == len(FILES) - 1
+        if alone:
+            hung.clear()
+        watch(lanes, now + LATER * alone)
+
+    rig.world.before_chunk = hang
+    monkeypatch.setattr(Lanes, "watch", later)
+    codes = rig.fetch().datasets["codes"]
     assert codes.state == "partial"
     assert codes.error is not None
     assert 'the transfer of "d0/f000" was given up' in codes.error["detail"]
@@ -146,11 +166,11 @@ def test_a_source_that_never_lists_is_given_up(rig: Rig) -> None:
     over = threading.Event()
 
     def hang(_plan: Iterable[Item]) -> Iterator[Item]:
-        over.wait(60)
+        over.wait(200)
         yield from ()
 
     rig.listing = hang
-    codes = rig.fetch(policy=IMPATIENT).datasets["codes"]
+    codes = rig.fetch(policy=replace(QUICK, stall=0.5)).datasets["codes"]
     assert codes.state == "failed"
     assert codes.error is not None
     assert "asking s3 what there is was given up" in codes.error["detail"]
@@ -250,19 +270,18 @@ def test_a_batch_that_hangs_costs_none_of_its_files(rig: Rig, monkeypatch: pytes
     files = {f"f{n:04}": os.urandom(50) for n in range(1200)}
     rig.world.put("codes", files)
     rig.kind = Batching
-    over = threading.Event()
-    hung: list[int] = []
-    watch = Lanes.watch
+    hung, given_up, over, watch = threading.Event(), threading.Event(), threading.Event(), Lanes.watch
 
     def once(item: Item, _offset: int) -> None:
-        if item.path == "f0100" and not hung:
-            hung.append(1)
-            over.wait(60)
+        if item.path == "f0100" and not hung.is_set():
+            hung.set()
+            over.wait(200)
 
     def later(lanes: Lanes, now: float) -> None:
-        watch(lanes, now + (3600 if hung == [1] else 0))
-        if hung:
-            hung.append(2)
+        strike = hung.is_set() and not given_up.is_set()
+        watch(lanes, now + LATER * strike)
+        if strike:
+            given_up.set()
 
     rig.world.before_chunk = once
     monkeypatch.setattr(Lanes, "watch", later)
@@ -270,7 +289,7 @@ def test_a_batch_that_hangs_costs_none_of_its_files(rig: Rig, monkeypatch: pytes
     over.set()
     assert codes.state == "ready", codes
     assert rig.files() == files
-    assert hung
+    assert given_up.is_set()
     assert (codes.files_done, codes.bytes_done) == (codes.files_total, codes.bytes_total)
 
 
@@ -287,7 +306,7 @@ def test_a_batch_that_wakes_up_late_touches_nothing(
             for number, pair in enumerate(super().open_many(items)):
                 if number == 1:
                     hung.set()
-                    woken.wait(60)
+                    woken.wait(200)
                     if error is not None:
                         raise error
                 yield pair
@@ -298,8 +317,10 @@ def test_a_batch_that_wakes_up_late_touches_nothing(
             time.sleep(0.3)
 
     def later(lanes: Lanes, now: float) -> None:
-        watch(lanes, now + 3600 * hung.is_set())
-        hung.clear()
+        strike = hung.is_set()
+        if strike:
+            hung.clear()
+        watch(lanes, now + LATER * strike)
 
     rig.kind, rig.world.before_chunk = Sleepy, wake
     monkeypatch.setattr(Pace, "lanes", lambda _: 1)
@@ -308,6 +329,42 @@ def test_a_batch_that_wakes_up_late_touches_nothing(
     assert codes.state == "ready"
     assert rig.files() == files
     assert (codes.files_done, max(rig.world.opened.values())) == (10, 1)
+
+
+def test_a_transfer_that_fails_as_it_is_given_up_holds_nothing_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an object's thread meets with an error in the very moment in which it is given up, the fetch goes on."""
+    rig.world.put("codes", FILES)
+    failed, struck = threading.Event(), threading.Event()
+    watch, abandon, give_back = Lanes.watch, Attempt.abandon, Attempt.give_back
+
+    def fail_once(item: Item, _offset: int) -> None:
+        if item.path == "d0/f000" and not failed.is_set():
+            raise Unavailable("reset", transient=True)
+
+    def giving_back(attempt: Attempt) -> None:
+        if not failed.is_set():
+            failed.set()
+            assert struck.wait(100)
+        give_back(attempt)
+
+    def abandoning(attempt: Attempt) -> None:
+        struck.set()
+        abandon(attempt)
+
+    def later(lanes: Lanes, now: float) -> None:
+        watch(lanes, now + LATER * (failed.is_set() and not struck.is_set()))
+
+    rig.world.before_chunk = fail_once
+    monkeypatch.setattr(Attempt, "give_back", giving_back)
+    monkeypatch.setattr(Attempt, "abandon", abandoning)
+    monkeypatch.setattr(Lanes, "watch", later)
+    done: list[Status] = []
+    thread = threading.Thread(target=lambda: done.append(rig.fetch()), daemon=True)
+    thread.start()
+    thread.join(100)
+    assert done
+    assert done[0].datasets["codes"].state == "ready", done[0].datasets["codes"]
+    assert rig.files() == FILES
 
 
 @pytest.mark.parametrize("torn", [False, True])
@@ -358,16 +415,13 @@ def test_a_disk_that_is_really_full_is_named_and_recovers(rig: Rig, tiny_disk: P
     rig.world.put("codes", {f"f{n}": os.urandom(200_000) for n in range(6)})
     rig.data = tiny_disk / "data"
     rig.data.mkdir()
-    filler = tiny_disk / "other"
+    filler, filling = tiny_disk / "other", threading.Lock()
 
-    def fill(item: Item, offset: int) -> None:
-        if offset and not filler.exists():
-            with filler.open("wb") as stream:
-                try:
-                    while stream.write(os.urandom(65536)):
-                        stream.flush()
-                except OSError:
-                    pass
+    def fill(_item: Item, offset: int) -> None:
+        # Unbuffered: what a buffer could not write would raise here when it is closed, in the place of the engine.
+        with filling, filler.open("ab", buffering=0) as stream, suppress(OSError):
+            while offset:
+                stream.write(bytes(65536))
 
     rig.world.before_chunk = fill
     codes = rig.fetch().datasets["codes"]
