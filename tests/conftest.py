@@ -20,14 +20,8 @@ os.umask(0o022)
 for _name in [name for name in os.environ if name.startswith("GIT_") and name != "GIT_EXEC_PATH"]:
     del os.environ[_name]
 os.environ["GIT_CONFIG_NOSYSTEM"] = "1"
-for _name in (
-    "COLUMNS",
-    "LINES",
-    "TERMINAL_WIDTH",
-    "FORCE_COLOR",
-    "PY_COLORS",
-    "GITHUB_ACTIONS",
-):  # what text is laid out by
+# What text is laid out by.
+for _name in ("COLUMNS", "LINES", "TERMINAL_WIDTH", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
     os.environ.pop(_name, None)
 for _name in ("no_proxy", "NO_PROXY"):
     os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1", "::1", "localhost")))

@@ -1,16 +1,17 @@
 """A network that misbehaves, between a client and a real server: for HTTP request by request, else by connection.
 
     with RoughHTTP("http://127.0.0.1:8333") as proxy:
-        proxy.weather = Weather(random.Random(7), 0.3, ("reset", "corrupt"))
+        proxy.weather = Weather("7", 0.3, ("reset", "corrupt"))
 
-Every fault is drawn from the weather's own generator, so that a run can be repeated by its seed (as far as threads
-ask in the same order). `calm()` ends the bad weather, and every connection that hangs in it.
+What meets a request is drawn from the weather's seed, its path and how often that was asked for, so that a run can be
+repeated, in whatever order threads ask. `calm()` ends the bad weather, and every connection that hangs in it.
 """
 
 from __future__ import annotations
 
 import http.client
 import random
+import re
 import socket
 import struct
 import threading
@@ -38,8 +39,10 @@ HTTP_FAULTS = (
 )
 """truncated: fewer bytes than announced; short: fewer bytes, and announced so; drip: a byte now and then."""
 TCP_FAULTS = ("latency", "reset", "reset midway", "drip", "silence")
-LONGEST = 30.0
-"""Seconds after which a silent connection is closed."""
+LONGEST = 600.0
+"""Seconds after which a silent connection is closed: longer than a client may take to give it up."""
+_CHANCE = re.compile(r"[0-9a-f]{8,}")
+"""What names of buckets, versions and folders have that is another in each run."""
 _HOP = ("transfer-encoding", "connection", "date", "server", "content-length")
 
 
@@ -47,35 +50,36 @@ _HOP = ("transfer-encoding", "connection", "date", "server", "content-length")
 class Weather:
     """`rate` of the requests (or connections) meet one of the `faults`."""
 
-    chance: random.Random
+    seed: str
     rate: float
     faults: tuple[str, ...]
     spared: Callable[[str, str], bool] = lambda _path, _fault: False
     """(path, fault): whether a fault is not for this request."""
     met: Counter[str] = field(default_factory=Counter)
+    asked: Counter[str] = field(default_factory=Counter)
     mutex: threading.Lock = field(default_factory=threading.Lock)
 
     def draw(self, path: str = "") -> tuple[str, float]:
         """A fault ("" for none), and a number from 0 to 1 for where it strikes."""
+        same = _CHANCE.sub("*", path)
         with self.mutex:
-            struck, fault, where = (
-                self.chance.random() < self.rate,
-                self.chance.choice(self.faults),
-                self.chance.random(),
-            )
+            self.asked[same] += 1
+            chance = random.Random(f"{self.seed} {same} {self.asked[same]}")
+            struck, fault, where = chance.random() < self.rate, chance.choice(self.faults), chance.random()
             if not struck or self.spared(path, fault):
                 return "", where
             self.met[fault] += 1
             return fault, where
 
 
-CALM = Weather(random.Random(0), 0.0, ("latency",))
+CALM = Weather("", 0.0, ("latency",))
 
 
 def reset(connection: socket.socket) -> None:
     """Close with RST, as a broken middlebox does."""
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.shutdown(socket.SHUT_RD)  # a thread that waits here for bytes would keep it open
         connection.close()
     except OSError:
         pass
