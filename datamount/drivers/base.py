@@ -114,7 +114,7 @@ class Driver(ABC, Generic[S]):
     """Whether `open` honours `start` and `stop`, so that large objects may be read in parts and resumed."""
 
     parallel_ranges: ClassVar[bool] = False
-    """Whether parts of one object may be read at once and are surely of one version (or a digest tells)."""
+    """Whether parts of one object may be read at once (and are surely of one version: see `one_version`)."""
 
     streams_plan: ClassVar[bool] = False
     """Whether objects may be opened while `plan` still goes on."""
@@ -164,6 +164,11 @@ class Driver(ABC, Generic[S]):
         """
         for item in items:
             yield item, self.open(item)
+
+    def one_version(self, item: Item) -> bool:
+        """Whether `open` tells when a later part of an object is of another version than the parts before it. Where
+        it cannot, an object without a digest is read in one, from its beginning at each try."""
+        return True
 
     def connect(self) -> Connection:
         """Connection files and variables beyond <NAME>_PATH. Does not need the network."""

@@ -140,6 +140,9 @@ class S3Driver(Driver[S3]):
             ref["key"], etag=ref.get("etag") or "", version_id=ref.get("version_id"), start=start, stop=stop
         )
 
+    def one_version(self, item: Item) -> bool:
+        return bool(item.ref.get("etag") or item.ref.get("version_id"))
+
     def connect(self) -> Connection:
         """For programs that read the bucket themselves: where it is, and what AWS SDKs find its keys by.
 

@@ -83,6 +83,9 @@ class URLDriver(Driver[URL]):
         # Where a digest decides, an ETag may change (a server moved) without a word from us.
         return self.place.read(start, stop, "" if item.digest else item.ref.get("version", ""))
 
+    def one_version(self, item: Item) -> bool:
+        return "member" in item.ref or bool(item.ref.get("version"))
+
     def close(self) -> None:
         with self._lock:
             if self._opened is not None:

@@ -89,6 +89,11 @@ class Place(ABC):
             who="the hub's operator" if self.credential else "the course's author",
         )
 
+    def changed(self) -> VerificationFailed:
+        return VerificationFailed(
+            f'dataset "{self.name}": {self.shown} changed while it was read.', hint="Fetch it again.", who="you"
+        )
+
     def unavailable(self, what: str, *, transient: bool = True, retry_after: float | None = None) -> Unavailable:
         return Unavailable(
             f'dataset "{self.name}": reading {self.shown} failed: {what}.',
@@ -113,7 +118,9 @@ class FilePlace(Place):
         return Facts(found.st_size, f"{found.st_mtime_ns}-{found.st_size}", ranges=True)
 
     def read(self, start: int, stop: int | None, version: str) -> Iterator[Buffer]:
-        return files.read_file(self.path, dataset=self.name, start=start, stop=stop)
+        yield from files.read_file(self.path, dataset=self.name, start=start, stop=stop)
+        if version and self.facts().version != version:
+            raise self.changed()
 
 
 class WebPlace(Place):
@@ -172,12 +179,8 @@ class WebPlace(Place):
 
     def _same(self, found: str, version: str) -> None:
         """A part read later must be of the file whose beginning was read before: by ETag, or else by date and size."""
-        if found and version and _is_etag(found) == _is_etag(version) and found != version:
-            raise VerificationFailed(
-                f'dataset "{self.name}": {self.shown} changed while it was read.',
-                hint="Fetch it again.",
-                who="you",
-            )
+        if version and found != version:
+            raise self.changed()
 
     def _get(self, headers: dict[str, str]) -> Any:
         request = urllib.request.Request(
@@ -296,10 +299,6 @@ def _version(headers: Message, part: bool) -> str:
     """What tells versions apart: the ETag, else date and size; "" where the server says neither."""
     dated = f"{headers['Last-Modified']} {_size(headers, part)}" if headers.get("Last-Modified") else ""
     return str(headers.get("ETag") or dated)
-
-
-def _is_etag(version: str) -> bool:
-    return version.startswith(('"', "W/"))
 
 
 def _ascii(url: str) -> str:

@@ -20,6 +20,8 @@ from datamount import names
 from datamount.course import read_course
 from datamount.credentials import FileCredentials
 from datamount.drivers import open_driver
+from datamount.drivers.base import Buffer
+from datamount.drivers.s3_access import S3Access
 from datamount.errors import Refused
 from datamount.fetch import fetch
 from datamount.manifest import Dataset
@@ -62,7 +64,16 @@ def test_an_exact_version(s3: servers.S3Server, as_where: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("where", ["p/", "p/a"])
 def test_files_without_etags(as_where: str, where: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A gateway over a file system gives no ETag for files put beside it: their time tells that they changed."""
+    """A gateway over a file system gives no ETag for files put beside it: their time tells that they changed, and a
+    large one is read in one, because nothing tells of which file a part of it is."""
+    asked: list[tuple[int, int | None]] = []
+    real = S3Access.read
+
+    def read(self: S3Access, key: str, **part: Any) -> Iterator[Buffer]:
+        asked.append((part["start"], part["stop"]))
+        return real(self, key, **part)
+
+    monkeypatch.setattr(S3Access, "read", read)
     with servers.VersityServer() as server:
         admin = server.identities["admin"]
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", admin.access_key_id)
@@ -73,13 +84,14 @@ def test_files_without_etags(as_where: str, where: str, monkeypatch: pytest.Monk
         source = {"url": f"s3://{bucket}/{where}", "endpoint_url": server.endpoint_url, "region": "us-east-1"}
         (tmp_path / "datamount.yaml").write_text(json.dumps({"version": 1, "datasets": {"d": {"s3": source}}}))
         course = read_course(tmp_path)
-        for number, content in enumerate((b"one", b"two")):
+        for number, content in enumerate((b"one", b"two" * (4 << 20))):
             file.write_bytes(content)
             os.utime(file, (1_700_000_000 + 60 * number,) * 2)
             for _ in "twice":
                 status = fetch(course, tmp_path / "data", tmp_path / "run", credentials=FileCredentials())
                 assert status.state == "ready", status
                 assert (tmp_path / "data/d/a").read_bytes() == content
+        assert asked == [(0, None)] * 2
 
 
 def test_a_customers_key_is_named(s3: servers.S3Server, as_where: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,11 +25,13 @@ from tests import servers
 
 BODY = bytes(range(256)) * 20_000
 LARGE = random.Random(1).randbytes(40_000_000)
+NEWER = LARGE[::-1]
 
 
 class Moody(BaseHTTPRequestHandler):
     """/whole ignores ranges; /short ends too early; /status/503 answers that; /to/PORT redirects there; /named/NAME
-    has a name; /cut has ranges and an ETag, and breaks every connection after 12 MB; /dated has a date instead."""
+    has a name; /cut has ranges and an ETag, and breaks every connection after 12 MB; /dated has a date instead; /bare
+    has neither, breaks the first of them, and has another file since."""
 
     seen: list[tuple[int, str, str | None]]
     begun: list[int]
@@ -48,16 +50,18 @@ class Moody(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", f"http://127.0.0.1:{rest[0]}/whole/x.csv")
             self.end_headers()
-        elif kind in ("cut", "dated"):
+        elif kind in ("cut", "dated", "bare"):
             first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
             start, stop = int(first), int(last or len(LARGE) - 1) + 1
             self.begun.append(start)
             self.send_response(206)
-            self.send_header(*(("ETag", '"x"') if kind == "cut" else ("Last-Modified", self.date)))
+            if kind != "bare":
+                self.send_header(*(("ETag", '"x"') if kind == "cut" else ("Last-Modified", self.date)))
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(LARGE)}")
             self.send_header("Content-Length", str(stop - start))
             self.end_headers()
-            self.wfile.write(LARGE[start : min(stop, start + 12_000_000)])
+            moved_on = kind == "bare" and len(self.begun) > 2  # the first asks what there is
+            self.wfile.write(NEWER[start:stop] if moved_on else LARGE[start : min(stop, start + 12_000_000)])
         else:
             self.send_response(200)
             self.send_header("Content-Length", str(len(BODY)))
@@ -150,6 +154,30 @@ def test_a_file_that_changes_is_not_mixed(moody: tuple[int, int], monkeypatch: p
     monkeypatch.setattr(Moody, "date", "Wed, 21 Oct 2015 07:28:01 GMT")
     with pytest.raises(VerificationFailed, match="changed while it was read"):
         b"".join(driver.open(item, 5, 1000))
+
+
+def test_what_nothing_tells_apart_is_read_in_one(moody: tuple[int, int], tmp_path: Path) -> None:
+    """Of a server that names no version of a large file, a download that breaks begins anew: what it has by then may be
+    another file, and no byte of the first is in what is delivered."""
+    (tmp_path / "datamount.yaml").write_text(
+        f"version: 1\ndatasets: {{g: {{url: 'http://127.0.0.1:{moody[0]}/bare/x.bin'}}}}"
+    )
+    course = read_course(tmp_path)
+    status = fetch(course, tmp_path / "data", tmp_path / "run", credentials=FileCredentials())
+    assert status.state == "ready", status
+    assert (tmp_path / "data/g/x.bin").read_bytes() == NEWER
+
+
+def test_a_local_file_that_is_written_to(tmp_path: Path) -> None:
+    """A file of this machine that changes while it is read is refused."""
+    (tmp_path / "x.bin").write_bytes(BODY)
+    driver = open_driver("g", Dataset.model_validate({"url": (tmp_path / "x.bin").as_uri()}))
+    (item,) = driver.plan(driver.resolve())
+    chunks = driver.open(item)
+    next(chunks)
+    (tmp_path / "x.bin").write_bytes(BODY + b"more")
+    with pytest.raises(VerificationFailed, match="changed while it was read"):
+        b"".join(chunks)
 
 
 def test_addresses_as_people_write_them(moody: tuple[int, int]) -> None:
