@@ -14,9 +14,9 @@ from playwright.sync_api import Route, expect
 
 from sidecar.app import STREAMS
 from tests.browser.environments import LAB, Pod, environment
-from tests.browser.session import Session, Student, notebook
+from tests.browser.session import Session, Student, notebook, wait_for_a_new_day
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Up = Callable[..., Session]
 Students = Callable[..., Student]
 API = "**/datamount/api/**"
@@ -53,6 +53,7 @@ def test_the_next_day(course: Path, up: Up, student: Students) -> None:
     """A time of yesterday gets its date at midnight, in a tab where nothing happens. In a small window, too, nothing of
     the panel is cut off in Notebook 7."""
     ada = student(up(course, "--save-after", "600").open(), viewport={"width": 900, "height": 700})
+    wait_for_a_new_day()
     ada.page.clock.install()
     ada.open("notebooks/lesson.ipynb")
     ada.save()
