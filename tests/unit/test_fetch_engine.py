@@ -149,7 +149,10 @@ def test_a_damaged_file_is_fetched_again(bench: Bench, digests: bool) -> None:
     for path, content in (("a.csv", b"a,b\n9,9\n"), ("sub/b.csv", b"short")):
         target = bench.data / "codes" / path
         target.chmod(0o644)
+        before = target.stat()
         target.write_bytes(content)
+        # Kernels stamp by their timer tick: a quick test could write within the one of the fetch.
+        os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     assert bench.fetch().state == "ready"
     assert bench.files() == FILES
 
@@ -443,11 +446,11 @@ def test_a_reader_that_wakes_up_late_writes_nothing(bench: Bench) -> None:
     class Once(Ranged):
         def open(self, item: Item, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
             if start == 0 and not hung.is_set():
-                hung.wait(20)
+                assert hung.wait(100)
                 raise Unavailable("reset", transient=True)
             if start and not hung.is_set():
                 hung.set()
-                over.wait(60)
+                over.wait(200)
                 woken.set()
                 yield b"?" * CHUNK
                 return
@@ -464,7 +467,7 @@ def test_a_reader_that_wakes_up_late_writes_nothing(bench: Bench) -> None:
             # What is opened now takes the descriptors that the transfer had: a late write would go into these.
             handles.extend((bench.folder / f"other{number}").open("w+b") for number in range(20))
             over.set()
-            assert woken.wait(20)
+            assert woken.wait(100)
             time.sleep(0.2)
 
     assert bench.fetch(opener=opener, progress=Placed()).state == "ready"
@@ -552,14 +555,21 @@ def test_a_disk_that_fills_up_is_named_and_left_clean(bench: Bench, monkeypatch:
 
 def test_an_interrupted_fetch_stops_soon_and_goes_on(bench: Bench) -> None:
     """Ctrl-C ends the transfers at their next chunk; the next fetch goes on at the checkpoint."""
-    bench.world.put("codes", {"big": os.urandom(20 * MIB)})
+    bench.world.put("codes", {"big": random.Random(4).randbytes(20 * MIB)})
+    pressed = threading.Event()
 
     class Interrupting(Silent):
         def update(self, name: str, status: DatasetStatus) -> None:
             if status.bytes_done >= 17 * MIB:
+                pressed.set()
                 raise KeyboardInterrupt
 
-    bench.world.before_chunk = lambda _item, offset: time.sleep(0.1 if offset >= 17 * MIB else 0)
+    def slow(_item: Item, offset: int) -> None:
+        if offset >= 17 * MIB:
+            pressed.wait(200)
+            time.sleep(0.1)  # the rest takes five seconds, in which the engine gets from one line to the next
+
+    bench.world.before_chunk = slow
     with pytest.raises(KeyboardInterrupt):
         bench.fetch(progress=Interrupting())
     assert bench.files() == {}

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamount.drivers import sigv4
@@ -30,6 +30,7 @@ class Frozen(datetime):
         return NOW.replace(tzinfo=None)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     key=TEXT,
     query=st.dictionaries(st.sampled_from(["prefix", "versions", "list-type", "key-marker", "versionId"]), TEXT),
