@@ -84,7 +84,7 @@ def lock(
             opener=opener,
             policy=policy,
         )
-        deliveries = engine.deliver(wanted, LockFile(), pin_only=FIXED_BY_PIN, for_lock=True)
+        deliveries = engine.deliver(wanted, LockFile(), pin_only=FIXED_BY_PIN.keys(), for_lock=True)
     changes: dict[str, list[str]] = {}
     for name, delivery in deliveries.items():
         if delivery.error is not None:

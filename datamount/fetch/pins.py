@@ -16,7 +16,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from datamount.drivers.base import Driver, Item
 from datamount.errors import Fault, ManifestError
@@ -24,7 +24,8 @@ from datamount.fetch.locked import LockedObject, LockedObjects
 from datamount.manifest import Dataset
 from datamount.status import write_atomic
 
-FIXED_BY_PIN = frozenset({"quilt", "pachyderm"})
+FIXED_BY_PIN = {"quilt": "top_hash", "pachyderm": "commit"}
+"""Kinds of source whose pin fixes every byte, with the key of the pin that does."""
 _OPEN, _CLOSE = b'   "objects": [\n', b"   ]\n"
 """The lines around the objects of an entry, as `dump` writes them."""
 
@@ -41,6 +42,15 @@ class LockEntry(_Model):
     pin: dict[str, Any] = Field(default_factory=dict)
     objects: LockedObjects | None = None
     """None where the pin says it all."""
+
+    @model_validator(mode="after")
+    def _pins_something(self) -> LockEntry:
+        key = FIXED_BY_PIN.get(self.kind)
+        if key is None and self.objects is None:
+            raise ValueError('it has no "objects", so it pins nothing')
+        if key is not None and not (isinstance(self.pin.get(key), str) and self.pin[key]):
+            raise ValueError(f'its pin has no "{key}", so it pins nothing')
+        return self
 
     def is_for(self, dataset: Dataset) -> bool:
         """Whether it speaks of what this manifest asks for."""

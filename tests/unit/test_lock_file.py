@@ -82,6 +82,9 @@ def test_any_json_will_do(path: Path, write: Callable[[Any], str]) -> None:
         ("    {", "<<<<<<< HEAD\n    {", "Invalid JSON"),
         ('"objects": [\n', '"objects": 0, "x": [\n', r"datasets\.codes\.objects: Input should be a valid"),
         ("\n  }", "", "Invalid JSON"),
+        ('"top_hash": ', '"hash": ', r'datasets\.labels: .*its pin has no "top_hash"'),
+        (f'{{"top_hash": "{"c" * 64}"}}', "{}", r'datasets\.labels: .*its pin has no "top_hash"'),
+        (',\n   "objects": []', "", r'datasets\.none: .*it has no "objects"'),
     ],
 )
 def test_what_is_wrong_is_named(path: Path, wrong: str, right: str, said: str) -> None:
