@@ -119,9 +119,10 @@ def test_wrong_clocks_of_writers_do_not_thin(store: FolderStore, work: Path, tmp
     for n in range(3):
         version = save(workspace, work, str(n), tmp_path / "state")
         raw = store.get(workspace.key(version.id))
-        store.put(
-            workspace.key(version.id), raw.replace(version.created.isoformat().encode(), b"1970-01-01T00:00:00+00:00")
-        )
+        early = raw.replace(version.created.isoformat().encode(), b"1970-01-01T00:00:00+00:00")
+        assert early != raw
+        store.put(workspace.key(version.id), early)
+    assert {found.created.year for found in Workspace(store, "o", "c").versions()} == {1970}
     assert run(store).versions_thinned == 0
 
 

@@ -17,7 +17,7 @@ HEAVY = ["obstore", "zstandard", "pathspec", "fastapi", "uvicorn", "httpx", "kub
 def light(*arguments: object) -> subprocess.CompletedProcess[str]:
     """`datamount ARGUMENTS` where nothing but the base is installed."""
     command = [sys.executable, "-c", LIGHT.format(missing=HEAVY), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
 @pytest.mark.parametrize(

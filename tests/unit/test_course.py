@@ -20,7 +20,7 @@ def git(folder: Path, *arguments: str) -> str:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
     )
     return done.stdout.strip()
 

@@ -69,8 +69,8 @@ def test_the_first_save_has_the_earlier_work(tmp_path: Path, workspace: Workspac
     session = relaunched(tmp_path, workspace, failures=failures)
     for _ in range(failures):
         with pytest.raises(Unavailable):
-            session.save().result(30)
-    result = session.save().result(30)
+            session.save().result(100)
+    result = session.save().result(100)
     assert result.version is not None
     kept = {entry.path for entry in workspace.version("latest").entries}
     assert {"course.txt", "notes.txt", "new.txt"} <= kept
@@ -112,10 +112,10 @@ def test_a_store_that_goes_away_in_the_middle(tmp_path: Path, workspace: Workspa
     pristine.record(tmp_path / "home", tmp_path / "state")
     for _ in range(2):
         with pytest.raises(Unavailable, match="not back yet"):
-            session.save().result(30)
+            session.save().result(100)
     (tmp_path / "home" / "meanwhile.txt").write_text("typed\n")
     cut.pieces = math.inf
-    session.save().result(30)
+    session.save().result(100)
     kept = paths(workspace)
     assert before.items() <= kept.items()
     assert (kept["new.txt"], kept["meanwhile.txt"]) == (b"written in this session\n", b"typed\n")
@@ -128,7 +128,7 @@ def test_a_session_that_ends_before_the_work_is_back(tmp_path: Path, workspace: 
     work = workspace.version("latest").info.id
     session = relaunched(tmp_path, Workspace(Cut(workspace.store, 0), workspace.owner, workspace.course), failures=0)
     with pytest.raises(Unavailable, match="not back yet"):
-        session.save().result(30)
+        session.save().result(100)
     found = workspace.version("latest").info.id
     assert found != work
     home = tmp_path / "another"
@@ -161,8 +161,8 @@ def test_what_never_comes_does_not_stop_saving(tmp_path: Path, workspace: Worksp
     session = relaunched(tmp_path, Workspace(Cut(workspace.store, 0), workspace.owner, workspace.course), failures=0)
     for _ in range(HOME_TRIES):
         with pytest.raises(Unavailable, match="not back yet"):
-            session.save().result(30)
-    session.save().result(30)
+            session.save().result(100)
+    session.save().result(100)
     assert paths(workspace)["new.txt"] == b"written in this session\n"
     session.close()
 
@@ -174,7 +174,7 @@ def test_saved_work_comes_without_being_asked_for(
     monkeypatch.setattr("sidecar.session.AGAIN", 0.05)
     session = relaunched(tmp_path, workspace, failures=2)
     session.start()
-    until = time.monotonic() + 30
+    until = time.monotonic() + 100
     while session.state().state != "saved" and time.monotonic() < until:
         time.sleep(0.02)
     assert (session.state().state, session.state().error) == ("saved", None)
@@ -198,9 +198,9 @@ def test_what_is_written_while_work_comes_back_stays(
 
     monkeypatch.setattr(Settling, "run", meanwhile)
     with pytest.raises(Unavailable, match=r"course\.txt is left as it is"):
-        session.save().result(30)
+        session.save().result(100)
     assert (tmp_path / "home" / "course.txt").read_text() == "mine, typed just now\n"
-    session.save().result(30)
+    session.save().result(100)
     kept = {path: data for path, data in paths(workspace).items() if path.startswith("course")}
     assert set(kept.values()) == {b"mine, of the time before\n", b"mine, typed just now\n"}
     session.close()
@@ -216,7 +216,7 @@ def test_a_fault_of_ours_does_not_stop_saving(
 
     monkeypatch.setattr("sidecar.__main__.bring_home", broken)
     session = relaunched(tmp_path, workspace, failures=0)
-    session.save().result(30)
+    session.save().result(100)
     assert "new.txt" in {entry.path for entry in workspace.version("latest").entries}
     session.close()
 

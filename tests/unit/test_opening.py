@@ -56,7 +56,7 @@ def test_a_clone_that_was_killed_is_made_anew(tmp_path: Path, monkeypatch: pytes
     here.mkdir()
     program = "import sys; from datamount.session.opening import open_leniently as o; o(sys.argv[1], print)"
     environment = os.environ | {"PATH": f"{deadly.parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run([sys.executable, "-c", program, url], cwd=here, env=environment, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program, url], cwd=here, env=environment, timeout=100, check=False)
     assert done.returncode == -signal.SIGKILL
     monkeypatch.chdir(here)
     course, fault = open_leniently(url, print)

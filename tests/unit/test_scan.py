@@ -157,7 +157,7 @@ def test_a_file_beside_jupyters_copy_is_waited_for(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=finish)
     thread.start()
-    reading = read_file(tmp_path, "a.ipynb", 1000, Patience(30))
+    reading = read_file(tmp_path, "a.ipynb", 1000, Patience(100))
     thread.join()
     assert (reading.data, reading.warning) == (b'{"new": 1}', "")
 
@@ -169,7 +169,7 @@ def test_a_torn_notebook_is_read_again(tmp_path: Path) -> None:
     notebook.write_text(whole[:500])
     thread = threading.Timer(0.03, lambda: notebook.write_text(whole))
     thread.start()
-    reading = read_file(tmp_path, "a.ipynb", 1 << 20, Patience(30))
+    reading = read_file(tmp_path, "a.ipynb", 1 << 20, Patience(100))
     thread.join()
     assert (reading.data, reading.warning) == (whole.encode(), "")
 
@@ -190,7 +190,7 @@ def test_a_file_that_was_just_emptied_is_read_again(tmp_path: Path, name: str, m
     thread = threading.Thread(target=rewrite)
     thread.start()
     done.wait()
-    reading = read_file(tmp_path, name, 1000, Patience(30))
+    reading = read_file(tmp_path, name, 1000, Patience(100))
     thread.join()
     assert (reading.data, reading.warning) == (b'{"new": 1}', "")
 
@@ -246,7 +246,7 @@ def test_a_write_that_ends_while_one_looks_is_seen(tmp_path: Path, monkeypatch: 
         return real(path)
 
     monkeypatch.setattr(scanning, "_exists", finishing)
-    assert read_file(tmp_path, "a.ipynb", 1000, Patience(5)).data == b'{"new": 1}'
+    assert read_file(tmp_path, "a.ipynb", 1000, Patience(100)).data == b'{"new": 1}'
     assert not beside.exists()
 
 

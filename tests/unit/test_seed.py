@@ -34,7 +34,7 @@ class Seed:
             env={"PATH": os.environ["PATH"]} | environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -164,7 +164,7 @@ def test_the_repo_of_the_image_is_named(seed: Seed) -> None:
         ["remote", "add", "origin", "https://github.com/org/course.git"],
         ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "-m", "x"],
     ):
-        subprocess.run(["git", "-C", str(seed.home), *command], check=True, timeout=30)
+        subprocess.run(["git", "-C", str(seed.home), *command], check=True, timeout=100)
     seed.run(HOME=str(seed.home))
     handover = read_handover(seed.out, seed.out.with_name("copy"), image="reg/x:1")
     assert handover.course.identity == "https://github.com/org/course"

@@ -359,7 +359,7 @@ def test_too_much_at_once_is_refused(session: Session, monkeypatch: pytest.Monke
     original = Workspace.save
 
     def slow(self: Workspace, *args: Any, **kwargs: Any) -> Any:
-        go_on.wait(20)
+        go_on.wait(200)
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(Workspace, "save", slow)
@@ -367,8 +367,8 @@ def test_too_much_at_once_is_refused(session: Session, monkeypatch: pytest.Monke
     with pytest.raises(TooMany):
         session.save()
     go_on.set()
-    assert [future.result(20).created for future in waiting] == [True] + [False] * (WAITING - 1)
-    assert not session.save().result(20).created
+    assert [future.result(100).created for future in waiting] == [True] + [False] * (WAITING - 1)
+    assert not session.save().result(100).created
     session.close()
 
 
@@ -382,7 +382,7 @@ def test_streams_of_events(api: httpx.Client) -> None:
         refused = api.get(f"{API}/events")
         problem(refused, 429)
         assert int(refused.headers["retry-after"]) > 0
-    until = time.monotonic() + 20
+    until = time.monotonic() + 100
     while time.monotonic() < until:
         with api.stream("GET", f"{API}/events") as answer:
             if answer.status_code == 200:
@@ -421,7 +421,7 @@ def test_saved_is_not_said_before_it_is_true(
         running.append(1)
         most.append(len(running))
         going_on.set()
-        go_on.wait(20)
+        go_on.wait(200)
         try:
             return original(self, *args, **kwargs)
         finally:
@@ -429,11 +429,11 @@ def test_saved_is_not_said_before_it_is_true(
 
     monkeypatch.setattr(Workspace, "save", slow)
     first, second = session.save(), session.save()
-    assert going_on.wait(20)
+    assert going_on.wait(100)
     assert (session.state().state, session.state().last) == ("saving", None)
     go_on.set()
-    assert first.result(20).created
-    assert not second.result(20).created
+    assert first.result(100).created
+    assert not second.result(100).created
     assert (session.state().state, max(most)) == ("saved", 1)
     session.close()
 
@@ -450,7 +450,7 @@ def test_changes_during_a_save_stay_unsaved(
         return result
 
     monkeypatch.setattr(Workspace, "save", then_edit)
-    session.save().result(20)
+    session.save().result(100)
     assert (session.state().state, session.state().changed) == ("changed", ["late.txt"])
     session.close()
     versions = make_session(settings).workspace().versions()
@@ -467,7 +467,7 @@ def test_what_is_written_during_a_restore_stays(
     late, other = target / "late.txt", target / "other.txt"
     for name in ("late.txt", "other.txt"):
         (settings.folder / name).write_text("first")
-    first = session.save().result(20).version
+    first = session.save().result(100).version
     assert first
     for path in (late, other):
         path.write_text("second")
@@ -478,7 +478,7 @@ def test_what_is_written_during_a_restore_stays(
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(Workspace, "restore", meanwhile)
-    undo, report = session.restore(first.id, ["late.txt", "other.txt"], into).result(20)
+    undo, report = session.restore(first.id, ["late.txt", "other.txt"], into).result(100)
     assert (late.read_text(), other.read_text()) == ("a result of hours", "first")
     assert (set(report.failed), report.again) == ({"late.txt"}, ("late.txt",))
     assert session.workspace().version(undo).info.message == f"Before going back to {first.id}"
@@ -514,7 +514,7 @@ def test_a_failed_last_save_is_reported(settings: Settings) -> None:
 def test_autosave_and_edits_of_a_killed_session(settings: Settings) -> None:
     """Edits that a killed session left unsaved are saved when the next one starts."""
     session = make_session(settings)
-    session.save().result(20)
+    session.save().result(100)
     session.close()
     (settings.folder / "left.txt").write_text("x")
     following = make_session(settings)
@@ -527,14 +527,22 @@ def test_the_last_version_is_looked_for_now_and_then(settings: Settings, monkeyp
     """When nothing was saved for `check_every`, the store is asked; a version that is gone there is made again, and
     before the first save nothing is made."""
     monkeypatch.setattr(saving, "TRUST", 0.0)
+    checks = threading.Semaphore(0)
+    check = Session._check_once
+
+    def counted(session: Session) -> None:
+        check(session)
+        checks.release()
+
+    monkeypatch.setattr(Session, "_check_once", counted)
     session = make_session(settings.model_copy(update={"autosave": True, "check_every": 1.0}))
     session.start()
-    time.sleep(3)
+    assert checks.acquire(timeout=100)
     assert session.workspace().versions() == []
-    saved = session.save().result().version
+    saved = session.save().result(100).version
     assert saved is not None
     next(Path(settings.store.removeprefix("file://")).rglob(f"{saved.id}.json")).unlink()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 200
     while not (found := session.workspace().ids()):
         assert time.monotonic() < until
         time.sleep(0.2)

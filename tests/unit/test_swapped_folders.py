@@ -45,7 +45,7 @@ def test_a_restore_stays_in_the_folder_that_was_checked(settings: Settings, tmp_
     turn = threading.Event()
 
     def opened() -> Workspace:
-        assert turn.wait(30)
+        assert turn.wait(100)
         return workspace
 
     session = Session(settings, opened)
@@ -55,7 +55,7 @@ def test_a_restore_stays_in_the_folder_that_was_checked(settings: Settings, tmp_
     swap(settings.folder / "old", settings.state)
     turn.set()
     with pytest.raises(Refused, match="old is a link"):
-        future.result(30)
+        future.result(100)
     assert session.close()
     added = {path.name for path in set(settings.state.rglob("*")) - before}
     assert not added & {"beside", "usercustomize.py"}
@@ -66,9 +66,9 @@ def test_a_link_that_stays_is_a_folder_like_any(settings: Settings, tmp_path: Pa
     (settings.folder / "short").symlink_to("old")
     workspace = Workspace(FolderStore(tmp_path / "store"), "ada", "c")
     session = Session(settings, lambda: workspace)
-    saved = session.save().result(30)
+    saved = session.save().result(100)
     assert saved.version is not None
-    _, report = session.restore(saved.version.id, ("usercustomize.py",), "short").result(30)
+    _, report = session.restore(saved.version.id, ("usercustomize.py",), "short").result(100)
     assert report.restored == ("usercustomize.py",)
     assert (settings.folder / "old/usercustomize.py").read_text() == "the student's own code"
     session.close()

@@ -191,11 +191,15 @@ def test_readers_see_old_or_new_never_a_mixture(store: ObjectStore) -> None:
     contents = {bytes([n]) * (256 << 10) for n in range(4)}
     store.put("k", next(iter(contents)))
     stop = threading.Event()
+    written: list[bytes] = []
 
     def write() -> None:
-        for content in [*contents] * 10:
-            store.put("k", content)
-        stop.set()
+        try:
+            for content in [*contents] * 10:
+                store.put("k", content)
+                written.append(content)
+        finally:
+            stop.set()
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -204,6 +208,7 @@ def test_readers_see_old_or_new_never_a_mixture(store: ObjectStore) -> None:
             assert store.get("k") in contents
     finally:
         writer.join()
+    assert len(written) == 10 * len(contents)
 
 
 @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/../b", "a/./b", "a b", "a\nb", "é"])
