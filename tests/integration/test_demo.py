@@ -48,6 +48,7 @@ def change_codes(site: Site) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("harm", "noticed", "named"),
     [
