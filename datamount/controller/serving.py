@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
+import ssl
 import sys
 import threading
 from typing import Any
@@ -17,17 +19,37 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from datamount.controller.certificates import Served
+from datamount.controller.listening import Door, Leave, Places, listen
 
 BESIDE_BODY = 512 << 10
 """Bytes of one request that are not its body: address, headers, framing. uvicorn's fast parser knows no bound."""
 
 
-class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP, without requests whose headers never end: the connection is closed."""
+REQUEST_SECONDS = 60.0
+"""How long a request may take to come, and a connection to say its first one; the API server asks within two."""
 
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP, without requests that never end: too much beside a body, or too late, closes the connection."""
+
+    leave: Leave | None = None
+    """Called when the connection is lost."""
     _beside = 0
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._came()
+        super().connection_lost(exc)
+        if self.leave is not None:
+            self.leave()
 
     def data_received(self, data: bytes) -> None:
+        if self._late is None:
+            self._wait()
         self._beside += len(data)
         super().data_received(data)
         if self._beside > BESIDE_BODY:
@@ -38,8 +60,17 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._came()
         self._beside = 0
         super().on_message_complete()
+
+    def _wait(self) -> None:
+        self._late = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+
+    def _came(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 class Leaving:
@@ -65,13 +96,30 @@ class Leaving:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which goes on serving for `seconds` after the first SIGTERM; a second one ends that."""
+    """uvicorn behind a `Door`, which goes on serving for `seconds` after the first SIGTERM; a second one ends that."""
 
-    def __init__(self, config: uvicorn.Config, leaving: Leaving, seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, leaving: Leaving, seconds: float, places: Places | None = None) -> None:
         super().__init__(config)
+        self._places = places or Places()
         self._leaving = leaving
         self._seconds = seconds
         self._told = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        context = self.config.ssl
+        assert context is None or isinstance(context, ssl.SSLContext)
+        self._doors = [Door(listener, self._protocol, context, self._places) for listener in sockets or ()]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for door in self._doors:
+            door.close()
+        await super().shutdown(sockets)
+
+    def _protocol(self, leave: Leave) -> Protocol:
+        made = Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        made.leave = leave
+        return made
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         if self._told or sig != signal.SIGTERM:
@@ -85,9 +133,10 @@ class Server(uvicorn.Server):
 
 
 def serve(app: Leaving, served: Served | None, *, host: str, port: int, drain_seconds: float) -> None:
-    """Serve until SIGTERM, and a little longer."""
+    """Serve until SIGTERM, and a little longer. Raises Unavailable where nothing can listen there."""
+    listener = listen(host, port)
     config = server_config(app, served, host=host, port=port)
-    asyncio.run(Server(config, app, drain_seconds).serve())
+    asyncio.run(Server(config, app, drain_seconds).serve([listener]))
 
 
 def server_config(app: ASGIApp, served: Served | None, *, host: str, port: int) -> uvicorn.Config:
