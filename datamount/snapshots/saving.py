@@ -124,6 +124,7 @@ class _Save:
         self.started = now()
         self.history = history
         self.store = history.store
+        self.avoid = avoid
         self.folder = folder
         self.draft = draft
         self.state_dir = state_dir
@@ -162,11 +163,13 @@ class _Save:
         base = self.base
         if self.left_out.missed and (tree == base.tree if base else not any(e.type == "file" for e in entries)):
             raise self.left_out.full()
-        if base and tree == base.tree and not self._says_more(base):
+        if base and tree == base.tree and not self._says_more(base) and not self.avoid:
             if not self._trusted(base):
                 look = self.aside.look()
                 if not self._is_there(base, look):
                     raise StartAgain("the version of this tree is gone")
+                if lost := self._lost(entries):
+                    raise StartAgain("objects of the version of this tree are gone", lost)
                 self._seen()
             self._keep(base, entries)
             return self._result(base, created=False)
@@ -347,11 +350,15 @@ class _Save:
 
     def _confirm(self, info: VersionInfo, entries: list[Entry]) -> None:
         """After a version that took too long to put: all that it names is there, or the version is withdrawn."""
-        prefix = self.history.prefix
-        there = {o.key for part in ("blobs/", "bundles/") for o in self.store.list(prefix + part)}
-        if any(e.location and prefix + e.location.object not in there for e in entries):
+        if self._lost(entries):
             self.store.delete(self.history.key(info.id))
             raise StartAgain("it took too long")
+
+    def _lost(self, entries: list[Entry]) -> frozenset[str]:
+        """The objects that entries name and that are not in the store: a purge, or a rule of the bucket, took them."""
+        prefix = self.history.prefix
+        there = {o.key.removeprefix(prefix) for part in ("blobs/", "bundles/") for o in self.store.list(prefix + part)}
+        return frozenset(e.location.object for e in entries if e.location) - there
 
     def _keep(self, last: VersionInfo, entries: list[Entry]) -> None:
         index = self.index

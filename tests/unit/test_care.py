@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -23,6 +24,8 @@ from datamount.snapshots.condemned import write_list
 from datamount.snapshots.thinning import Dated, surplus
 from datamount.snapshots.versionfile import Reason, VersionInfo
 from tests.stores import Failing, Stale, Wrapped, age
+
+T = TypeVar("T")
 
 DAY = 25.0  # hours
 
@@ -510,6 +513,40 @@ def test_purge_leaves_nothing_of_a_person(store: FolderStore, work: Path) -> Non
     assert content(Workspace(store, "anna", "d"), "latest") == b"a"
     purge(store, "anna", "c")
     assert [w.course for w in workspaces(store)] == ["d"]
+
+
+class Purged(Wrapped):
+    """A store that an operator purges of a person at the n-th call."""
+
+    def __init__(self, inner: FolderStore, owner: str, at: int) -> None:
+        super().__init__(inner)
+        self.owner, self.at = owner, at
+
+    def around(self, number: int, name: str, key: str, do: Callable[[], T]) -> T:
+        if number == self.at:
+            purge(self.inner, self.owner)
+        return do()
+
+
+@pytest.mark.parametrize("at", range(1, 7))
+@pytest.mark.parametrize("saved_before", [False, True])
+def test_a_purge_beside_a_save(
+    store: FolderStore, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, saved_before: bool
+) -> None:
+    """A person's work that is purged in the middle of a save: the session's next look at what it has saved makes all of
+    it again, though nothing has changed; and a purge after its end leaves nothing."""
+    (work / "large.bin").write_bytes(os.urandom(5 << 20))
+    if saved_before:
+        Workspace(store, "o", "c").save(work, state_dir=tmp_path / "state")
+        (work / "a.txt").write_text("changed")
+    Workspace(Purged(store, "o", at), "o", "c").save(work, state_dir=tmp_path / "state")
+    monkeypatch.setattr(saving, "TRUST", 0)
+    Workspace(store, "o", "c").save(work, reason="auto", state_dir=tmp_path / "state")
+    out = tmp_path / "out"
+    assert not Workspace(store, "o", "c").restore("latest", out).failed
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {p.name: p.read_bytes() for p in work.iterdir()}
+    purge(store, "o")
+    assert not list(store.list("workspaces/"))
 
 
 class Careless(Wrapped):
