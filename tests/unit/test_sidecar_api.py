@@ -21,6 +21,8 @@ import uvicorn
 
 from datamount.errors import TooMany, Unavailable
 from datamount.merge import FileChange, MergeReport
+from datamount.objectstore import Body
+from datamount.objectstore.folder import FolderStore
 from datamount.session.homecoming import MERGE_FILE
 from datamount.snapshots import Workspace, saving
 from datamount.status import Status, StatusFile
@@ -438,23 +440,31 @@ def test_saved_is_not_said_before_it_is_true(
     session.close()
 
 
+@pytest.mark.parametrize("path", ["late.txt", "notes/a b.txt"])
+@pytest.mark.parametrize("moment", ["before the version", "after it"])
 def test_changes_during_a_save_stay_unsaved(
-    session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch, path: str, moment: str
 ) -> None:
-    """A file written after the save had read it counts as changed, not as saved."""
-    original = Workspace.save
+    """A file that is written once a save has read the folder, also while the version is on its way to the store,
+    counts as changed, not as saved; the next save has it."""
+    put, late = FolderStore.put, ["edited while it saved"]
 
-    def then_edit(self: Workspace, *args: Any, **kwargs: Any) -> Any:
-        result = original(self, *args, **kwargs)
-        (settings.folder / "late.txt").write_text("x")
-        return result
+    def then_edit(self: FolderStore, key: str, body: Body, *, if_absent: bool = False) -> None:
+        is_version = "/versions/" in key and late
+        if is_version and moment == "before the version":
+            (settings.folder / path).write_text(late.pop())
+        put(self, key, body, if_absent=if_absent)
+        if is_version and late:
+            (settings.folder / path).write_text(late.pop())
 
-    monkeypatch.setattr(Workspace, "save", then_edit)
-    session.save().result(100)
-    assert (session.state().state, session.state().changed) == ("changed", ["late.txt"])
+    monkeypatch.setattr(FolderStore, "put", then_edit)
+    first = session.save().result(20).version
+    assert first
+    assert (session.state().state, session.state().changed) == ("changed", [path])
     session.close()
-    versions = make_session(settings).workspace().versions()
-    assert [info.reason for info in versions] == ["exit", "manual"]
+    workspace = make_session(settings).workspace()
+    assert [info.reason for info in workspace.versions()] == ["exit", "manual"]
+    assert b"".join(workspace.read("latest", path)) == b"edited while it saved"
 
 
 @pytest.mark.parametrize("into", [None, "copy/of"])
