@@ -55,7 +55,7 @@ def validate(
     if as_json:
         print_json(report)
     if errors:
-        partly = len(errors) < len(report["datasets"])
+        partly = any("error" not in entry for entry in report["datasets"].values())
         raise typer.Exit(3 if partly else errors[0].exit_code)
 
 

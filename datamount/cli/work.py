@@ -167,7 +167,7 @@ def export(  # noqa: PLR0917
     course: CourseName,
     version: Annotated[str, typer.Argument(help="A version: id, number, or latest.")] = "latest",
     into: Annotated[Path | None, typer.Option(help="An empty or new folder to write to.")] = None,
-    zip_file: Annotated[Path | None, typer.Option("--zip", help="A zip file to write.")] = None,
+    zip_file: Annotated[Path | None, typer.Option("--zip", help="A zip file to write; a new one.")] = None,
     history: Annotated[
         bool, typer.Option("--history", help="Write every version, and history.json that describes them.")
     ] = False,
@@ -183,6 +183,8 @@ def export(  # noqa: PLR0917
         raise UsageError("Name one place to export to.", hint="Add --into DIR or --zip FILE.", who="you")
     if history and version != "latest":
         raise UsageError("--history writes all versions.", hint=f"Leave out {version!r}, or --history.", who="you")
+    if zip_file is not None and zip_file.exists():
+        raise UsageError(f"{zip_file} is there already.", hint="Name a new file, or remove that one.", who="you")
     if into is not None and into.is_dir() and any(into.iterdir()):
         raise UsageError(f"{into} is not empty.", hint="Name a new folder, or use `datamount restore`.", who="you")
     workspace = _workspace(store, owner, course, endpoint_url)

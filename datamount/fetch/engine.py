@@ -100,7 +100,7 @@ def exit_error(status: Status, only: Sequence[str] = ()) -> DatamountError | Non
     """The error a command ends with, by the datasets that are not optional; None when nothing is missing.
 
     With `only`, by these datasets alone: what an earlier run left undone elsewhere was not asked for.
-    PartlyDelivered when some datasets are there; the datasets' own error when all failed in one way.
+    PartlyDelivered when some datasets are there; when none is, the kind of the first error.
     """
     if status.error:
         return from_problem(status.error)
@@ -110,12 +110,11 @@ def exit_error(status: Status, only: Sequence[str] = ()) -> DatamountError | Non
     if not needed:
         return None
     errors = [from_problem(d.error) for d in needed.values() if d.error]
-    kinds = {e.exit_code for e in errors}
     delivered = any(d.state == "ready" for d in asked.values())
     if len(errors) == 1 and not delivered:
         return errors[0]
     sentence = "\n  ".join(e.sentence() for e in errors)
-    kind = PartlyDelivered if delivered or len(kinds) > 1 else type(errors[0])
+    kind = PartlyDelivered if delivered else type(errors[0])
     return kind(f"{len(needed)} of {len(asked)} datasets could not be delivered:\n  {sentence}")
 
 

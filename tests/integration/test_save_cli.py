@@ -61,6 +61,10 @@ def test_save_history_diff_restore_export(where: list[str], tmp_path: Path) -> N
     with zipfile.ZipFile(tmp_path / "work.zip") as archive:
         assert archive.testzip() is None
         assert archive.read("nb.ipynb") == b'{"n": 2}'
+    mine = (tmp_path / "work.zip").read_bytes()
+    for version in (["2"], ["--history"]):
+        assert "is there already" in run("export", *version, "--zip", tmp_path / "work.zip", *where, code=2)
+    assert (tmp_path / "work.zip").read_bytes() == mine
     run("export", "--history", "--into", tmp_path / "all", *where)
     told = json.loads((tmp_path / "all/history.json").read_text())
     assert [(v["seq"], v["message"], v["not_saved"][0]["path"]) for v in told["versions"]] == [

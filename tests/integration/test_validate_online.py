@@ -63,5 +63,11 @@ def test_all_broken_ends_with_the_reason(course: Path) -> None:
     done = validate(course)
     assert done.returncode == 4, done
     assert "nobody-has-it" in done.stdout
+    with (course / "datamount.yaml").open("a") as manifest:
+        manifest.write("  gone: {url: file:///nowhere/x.csv}\n  more: {url: file:///nowhere/y.csv, optional: true}\n")
+    assert validate(course).returncode == 4
+    places = ("--data", str(course / "d"), "--run", str(course / "r"))
+    fetch = [sys.executable, "-m", "datamount", "fetch", str(course), *places]
+    assert subprocess.run(fetch, check=False, capture_output=True, timeout=60).returncode == 4
     (course / "datamount.yaml").write_text("version: 1\n")
     assert validate(course).returncode == 0
