@@ -96,15 +96,17 @@ class _Rough:
         self._over.set()
         self._over = threading.Event()
 
-    def _drip(self, connection: socket.socket, data: bytes) -> None:
-        over, until = self._over, time.monotonic() + LONGEST
+    def _meet(self, path: str = "") -> tuple[str, float, threading.Event]:
+        """What `draw` says, and what is set when that weather ends: asked for first, or a calm in between is missed."""
+        over = self._over
+        return *self.weather.draw(path), over
+
+    def _drip(self, connection: socket.socket, data: bytes, over: threading.Event) -> None:
+        until = time.monotonic() + LONGEST
         for position in range(len(data)):
             if over.wait(0.1) or time.monotonic() > until:
                 return
             connection.sendall(data[position : position + 1])
-
-    def _silence(self) -> None:
-        self._over.wait(LONGEST)
 
 
 class RoughHTTP(_Rough):
@@ -130,11 +132,13 @@ class RoughHTTP(_Rough):
                 pass
 
         class Server(ThreadingHTTPServer):
+            request_queue_size = 128
+            daemon_threads = True
+
             def handle_error(self, request: Any, client_address: Any) -> None:
                 pass  # a connection that we broke
 
         self._server = Server(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property
@@ -152,7 +156,7 @@ class RoughHTTP(_Rough):
         self._thread.join()
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
-        fault, where = self.weather.draw(handler.path)
+        fault, where, over = self._meet(handler.path)
         connection = handler.connection
         if fault == "latency":
             time.sleep(0.02 + 0.3 * where)
@@ -180,9 +184,9 @@ class RoughHTTP(_Rough):
             if fault == "reset midway":
                 reset(connection)
             elif fault == "drip":
-                self._drip(connection, body[cut:])
+                self._drip(connection, body[cut:], over)
             elif fault == "silence":
-                self._silence()
+                over.wait(LONGEST)
             return None
         if handler.command != "HEAD":
             connection.sendall(body)
@@ -239,8 +243,9 @@ class RoughTCP(_Rough):
 
     def __exit__(self, *_: object) -> None:
         self.calm()
+        self._upstream = ("", 0)
         with socket.create_connection(("127.0.0.1", self.port)):
-            self._upstream = ("", 0)  # wakes the listener up, for the last time
+            pass  # wakes the listener up, for the last time
         self._thread.join(5)
         self._listener.close()
 
@@ -250,7 +255,7 @@ class RoughTCP(_Rough):
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        fault, where = self.weather.draw()
+        fault, where, over = self._meet()
         if fault == "reset" or not self._upstream[0]:
             return reset(client)
         if fault == "latency":
@@ -268,9 +273,9 @@ class RoughTCP(_Rough):
                 if left is not None and len(block) >= left:
                     client.sendall(block[:left])
                     if fault == "drip":
-                        self._drip(client, block[left:])
+                        self._drip(client, block[left:], over)
                     elif fault == "silence":
-                        self._silence()
+                        over.wait(LONGEST)
                     break
                 left = None if left is None else left - len(block)
                 client.sendall(block)

@@ -111,7 +111,7 @@ print(most() - before, len(lock.datasets["codes"].objects))
 
 
 def test_a_large_lock_takes_little_memory(path: Path) -> None:
-    """Reading the lock of 30,000 objects, 8 MB of text, takes less memory than its text."""
+    """Reading the lock of 30,000 objects, 6 MB of text, takes less memory than its text."""
     write_lock(path, lock_of(30_000))
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, timeout=120, check=True
