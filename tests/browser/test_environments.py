@@ -68,6 +68,7 @@ def test_the_page_in_jupyterlab_3(pod: Pod, student: Students, violations: Calla
         ada.open("datamount/", wait="#state")
         expect(ada.page.locator("#state")).not_to_have_text("Asking …")
         (pod.work / "lesson.ipynb").write_text(notebook("answer = 2"))
+        (pod.work / "notes.txt").write_text("mine")
         ada.page.get_by_label("Note for this version").fill("by the page")
         ada.page.get_by_role("button", name="Save now").click()
         ada.page.get_by_text("Saved.", exact=True).wait_for()
@@ -76,13 +77,14 @@ def test_the_page_in_jupyterlab_3(pod: Pod, student: Students, violations: Calla
         ada.shot("page")
         assert violations(ada) == []
         (pod.work / "lesson.ipynb").write_text(notebook("answer = 3"))
+        (pod.work / "notes.txt").unlink()
         ada.page.on("dialog", lambda dialog: dialog.accept())
         ada.page.locator("#history").get_by_role("button", name="Restore").first.click()
         ada.page.get_by_role("button", name="Undo").wait_for()
         assert (pod.work / "lesson.ipynb").read_text() == notebook("answer = 2")
         ada.shot("page-restored")
         ada.page.get_by_role("button", name="Undo").click()
-        ada.page.get_by_text("Undone").wait_for()
+        ada.page.get_by_text("Undone: 1 file as before. 1 file that was not there before stays.").wait_for()
         assert (pod.work / "lesson.ipynb").read_text() == notebook("answer = 3")
         assert jupyter.run("import os; print(os.environ['COURSE_PATH'])") == "/data/course\n"
         ada.page.goto(f"{jupyter.url}/lab")

@@ -202,6 +202,8 @@ async function showHistory() {
   byId('history').querySelector('tbody').replaceChildren(...rows);
 }
 
+const failures = done => done.failed.map(item => ` Not restored: ${item.path} (${item.reason}).`).join('');
+
 async function bringBack(version) {
   await act(async () => {
     const place = `snapshots/${version.id}/restore`;
@@ -217,11 +219,12 @@ async function bringBack(version) {
     const done = await call(place, {});
     const undo = element('button', 'Undo', { type: 'button', className: 'plain' });
     undo.addEventListener('click', () => act(async () => {
-      await call(`snapshots/${done.undo}/restore`, {});
-      notice('Undone: your files are as they were before.');
+      const back = await call(`snapshots/${done.undo}/restore`, {});
+      const added = preview.new.length;
+      const stay = added === 1 ? ' 1 file that was not there before stays.' : added ? ` ${added} files that were not there before stay.` : '';
+      notice(`Undone: ${count(back.restored.length, 'file')} as before.${stay}${failures(back)}`);
     }));
-    const failed = done.failed.map(item => ` Not restored: ${item.path} (${item.reason}).`).join('');
-    notice(`${count(done.restored.length, 'file')} restored.${failed} Open documents: load them again from their files. `, undo);
+    notice(`${count(done.restored.length, 'file')} restored.${failures(done)} Open documents: load them again from their files. `, undo);
   });
 }
 
