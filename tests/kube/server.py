@@ -68,6 +68,11 @@ class Status(Exception):
             del self.document["reason"]
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = True
+
+
 class KubeServer:
     """State and server. `down = True` makes every answer a 503; `asked` has (verb, resource, namespace) of calls;
     `clock` is what a checked token is believed by."""
@@ -82,8 +87,7 @@ class KubeServer:
         self._believed: dict[tuple[str, ...], tuple[float, Object]] = {}
         self._version = 1
         self._lock = threading.RLock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
