@@ -120,6 +120,6 @@ def test_a_package_of_a_hundred_thousand_files(tmp_path: Path) -> None:
     source = {"package": "a/b", "registry": registry.as_uri(), "top_hash": top_hash}
     (tmp_path / "datamount.yaml").write_text(json.dumps({"version": 1, "datasets": {"many": {"quilt": source}}}))
     arguments = ["fetch", str(tmp_path), "--data", str(tmp_path / "data"), "--run", str(tmp_path / "run")]
-    for _ in "twice":
+    for _ in range(2):
         within_bounds(arguments, {})
         assert sum(len(files) for _, _, files in os.walk(tmp_path / "data/many")) == OBJECTS
