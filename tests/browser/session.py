@@ -34,8 +34,9 @@ class Session:
         self.store = folder / "store"
         self.log = folder / f"{name}.log"
         self._command = [
-            *(sys.executable, "-m", "datamount", "up", str(course), "--no-browser", "--port", "0", "--owner", "ada"),
-            *("--store", self.store.as_uri(), *options),
+            *(sys.executable, "-m", "datamount", "up", str(course), "--no-browser", "--owner", "ada"),
+            # Not "0": until Jupyter has it, seconds later, somebody else may.
+            *("--port", str(servers.free_port()), "--store", self.store.as_uri(), *options),
         ]
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -21,7 +21,7 @@ from datamount.course import open_course
 from datamount.credentials import Credential, FileCredentials
 from datamount.fetch import fetch
 from datamount.fetch.environment import read_environment
-from datamount.fetch.remote_access import address, reserve
+from datamount.fetch.remote_access import ADDRESS, HOST, TOKEN, address, reserve
 from datamount.local import LocalSession, Options
 from datamount.session.key_endpoint import Endpoint
 from datamount.session.places import Places
@@ -30,6 +30,8 @@ from tests.gateway import COURSE_IMAGE, serving
 from tests.kube.site import running_site, session_pod
 from tests.pod_processes import Pod, wait_for
 
+# Sessions of one user that begin at the same time may choose the same port, and the second one says so.
+pytestmark = pytest.mark.xdist_group("aws-keys")
 PROGRAMS = {
     "boto3": "import boto3; b, k = url[5:].split('/', 1); "
     "print(boto3.client('s3').get_object(Bucket=b, Key=k + 'a.csv')['Body'].read().decode())",
@@ -300,11 +302,15 @@ def test_a_pod_serves_keys_of_the_controller(
             token.write_text(site.kube.token(made))
             more = {"DATAMOUNT_TOKEN_FILE": str(token)}
             pod = pods({"version": 1, "datasets": {"icd": {"s3": source}}}, more, controller_url=url)
+            # A pod has a loopback of its own. On this one another session may take the port before the sidecar does.
+            (pod.run / ADDRESS).parent.mkdir()
+            (pod.run / ADDRESS).write_text(f"http://{HOST}:{servers.free_port()}")
+            (pod.run / TOKEN).write_text("of-this-pod")
             log = pod.fetch()
             assert pod.status()["datasets"]["icd"]["state"] == "ready", log
             pod.sidecar()
             variables = read_environment(pod.run)
-            token_of_session = (pod.run / "aws/token").read_text()
+            token_of_session = (pod.run / TOKEN).read_text()
             wait_for(lambda: listens(variables["ICD_CREDENTIALS_URI"]))
             assert get(variables["ICD_CREDENTIALS_URI"], token_of_session)[0] == 200, pod.log()
             for program in ("boto3", "pyarrow"):

@@ -41,8 +41,10 @@ class Up:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "datamount", "up", str(course), "--no-browser", "--port", "0"),
-                    *("--store", (folder / "store").as_uri(), "--owner", "ada", *options),
+                    *(sys.executable, "-m", "datamount", "up", str(course), "--no-browser"),
+                    # Not "0": until Jupyter has it, seconds later, somebody else may.
+                    *("--port", str(servers.free_port()), "--owner", "ada"),
+                    *("--store", (folder / "store").as_uri(), *options),
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
