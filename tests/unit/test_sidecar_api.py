@@ -72,10 +72,10 @@ def api(session: Session) -> Iterator[httpx.Client]:
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=100) as client:
         yield client
     server.should_exit = True
-    thread.join(30)
+    thread.join(100)
     assert not thread.is_alive()
 
 

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -86,15 +87,18 @@ class Failing:
         self.inner, self.at, self.landed, self.once = inner, at, landed, once
         self.url = inner.url
         self.calls = 0
+        self._mutex = threading.Lock()
 
     class Dead(Exception):
         pass
 
     def _step(self) -> bool:
-        self.calls += 1
-        if (self.calls > self.at and not self.once) or (self.calls == self.at and not self.landed):
+        with self._mutex:  # files go up side by side
+            self.calls += 1
+            number = self.calls
+        if (number > self.at and not self.once) or (number == self.at and not self.landed):
             raise self.Dead
-        return self.calls == self.at
+        return number == self.at
 
     def put(self, key: str, body: Body, *, if_absent: bool = False) -> None:
         last = self._step()
