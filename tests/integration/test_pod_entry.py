@@ -264,7 +264,7 @@ def test_the_probe_tells_who_is_well(pods: Callable[..., Pod]) -> None:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = http.server.HTTPServer(("127.0.0.1", 0), Service)
+    server = http.server.HTTPServer(("127.0.0.1", servers.free_port()), Service)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     url = f"http://127.0.0.1:{server.server_address[1]}"
     try:
