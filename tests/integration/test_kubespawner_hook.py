@@ -28,7 +28,7 @@ from tests.unit import kubespawner_pods
 from tests.unit.kubespawner_pods import binderhub_pod
 
 SPAWNER = SimpleNamespace(log=logging.getLogger("test-spawner"))
-PATIENCE = 120.0
+PATIENCE = 240.0
 """Seconds for a save that must succeed; a hub gives it five, which a busy machine may need for less."""
 OPTIONS = InjectSettings(controller_url="https://datamount-controller.datamount.svc")
 
@@ -123,6 +123,7 @@ def of_binderhub(url: str) -> Any:
     return spawner
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("make", [of_jupyterhub, of_binderhub])
 def test_stop_saves_first(tmp_path: Path, pods: Callable[..., Pod], make: Callable[[str], Any]) -> None:
     """A stop through the mixin has what was just written saved before the spawner's own stop, through the user's own
