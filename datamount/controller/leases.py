@@ -34,8 +34,8 @@ from datamount.manifest import CredentialName, Database, DatasetName, PachydermN
 
 MAX_ID = 48 << 10
 AT_ONCE = 40
-"""Leases that are made or renewed at a time, fewer than the worker threads: a database that hangs must leave some to
-the sessions that save."""
+"""Leases that are made, renewed or ended at a time, fewer than the worker threads: a database that hangs must leave
+some to the sessions that save."""
 PATIENCE = 5.0
 """Seconds that a request waits for its turn."""
 SourceKind = Literal["mysql", "s3", "quilt", "pachyderm", "url"]
@@ -163,7 +163,8 @@ class Leases:
         policy = self._policy.current().credentials.get(request.credential)
         try:
             if policy is not None and policy.mysql is not None:
-                self._server(request, policy.mysql).revoke(handle, session.uid)
+                with self._turn():
+                    self._server(request, policy.mysql).revoke(handle, session.uid)
         except DatamountError as error:
             self._refused("revocation", session, request, error)
             raise

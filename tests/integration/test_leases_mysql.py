@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pymysql
 import pytest
 from fastapi.testclient import TestClient
 
-from datamount.controller import mysql_leases
+from datamount.controller import leases, mysql_leases
 from datamount.controller.app import Controller
 from datamount.controller.kube import Kube
 from datamount.controller.mysql_leases import MySQLLeases, account_name, pod_hash, read_name
@@ -176,6 +176,26 @@ def test_a_revoked_session_is_out_at_once(site: Site, client: TestClient, pod: O
     # A second time is fine, and a renewal says that it has ended.
     assert client.delete(f"/v1/leases/{given['lease']}", headers=headers).status_code == 204
     assert client.post(f"/v1/leases/{given['lease']}/renew", headers=headers).status_code == 404
+
+
+def test_revocations_leave_threads_to_those_who_save(
+    site: Site, pod: Object, mariadb: MariaDBServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the database hangs and many sessions end, revocations wait for a turn as leases do, and are told to come
+    again; what nobody ends, the reaper does."""
+    monkeypatch.setattr(leases, "PATIENCE", 0.01)
+    made = site.replica()
+    assert made.leases is not None
+    with site.client(made) as client, ExitStack() as stack:
+        headers = bearer(site.kube.token(pod))
+        given = lease(client, site.kube.token(pod))
+        for _ in range(leases.AT_ONCE):
+            stack.enter_context(made.leases._turn())
+        assert client.delete(f"/v1/leases/{given['lease']}", headers=headers).status_code == 503
+        assert given["credential"]["user"] in accounts(mariadb)
+        stack.close()
+        assert client.delete(f"/v1/leases/{given['lease']}", headers=headers).status_code == 204
+        assert given["credential"]["user"] not in accounts(mariadb)
 
 
 def test_a_query_that_runs_is_killed_too(site: Site, client: TestClient, pod: Object, mariadb: MariaDBServer) -> None:
