@@ -44,7 +44,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def used(disk: Path) -> int:
-    os.sync()
+    subprocess.run(["sync", "--file-system", disk], check=True, timeout=120)  # not what others have to write
     found = os.statvfs(disk)
     return (found.f_blocks - found.f_bfree) * found.f_frsize
 
