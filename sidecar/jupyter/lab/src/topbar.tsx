@@ -6,6 +6,7 @@ import type { CommandRegistry } from '@lumino/commands';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import type { Message } from '@lumino/messaging';
 import { ISignal, Signal } from '@lumino/signaling';
+import type { Widget } from '@lumino/widgets';
 import React from 'react';
 
 import { HISTORY, SAVE } from './commands';
@@ -14,6 +15,8 @@ import type { SessionModel } from './model';
 import { useModel } from './react';
 import { describe } from './words';
 
+/** Of Notebook 7's shell. */
+const HEADER = 'top-panel-wrapper';
 /** In Notebook 7: between the space after the menus and what it says of the kernel. */
 const AFTER_THE_MENUS = 950;
 
@@ -44,6 +47,11 @@ export class TopBar extends ReactWidget {
     this._shownOrHidden.emit();
   }
 
+  protected onAfterDetach(message: Message): void {
+    super.onAfterDetach(message);
+    this._shownOrHidden.emit();
+  }
+
   protected onAfterShow(): void {
     this._shownOrHidden.emit();
   }
@@ -59,18 +67,30 @@ export class TopBar extends ReactWidget {
 export function standIn(app: JupyterFrontEnd, top: TopBar, props: IProps): void {
   let other: TopBar | null = null;
   const follow = () => {
-    if (other && (top.isVisible || top.isDisposed)) {
-      other.dispose();
-      other = null;
-    } else if (!other && !top.isVisible && !top.isDisposed) {
+    const missed = inHiddenHeader(top);
+    if (missed && !other) {
       other = new TopBar(props);
       other.id = 'datamount-menubar';
       app.shell.add(other, 'menu', { rank: AFTER_THE_MENUS });
+    } else if (!missed && other) {
+      other.dispose();
+      other = null;
     }
   };
-  void app.restored.then(follow);
-  top.shownOrHidden.connect(follow);
-  top.disposed.connect(follow);
+  void app.restored.then(() => {
+    top.shownOrHidden.connect(follow);
+    follow();
+  });
+}
+
+/** Not whether it is seen: while a toolbar is made, and where it is too narrow, its items are elsewhere for a moment. */
+function inHiddenHeader(widget: Widget): boolean {
+  for (let above = widget.parent; above; above = above.parent) {
+    if (above.id === HEADER) {
+      return above.isHidden;
+    }
+  }
+  return false;
 }
 
 function Bar({ model, commands, trans }: IProps): JSX.Element {
